@@ -1,0 +1,165 @@
+"""The request's body: read at most once, in bounded memory, and forwarded byte for byte."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from aiohttp import web
+
+from gateway.contract.exchange import EXCHANGE
+from gateway.errors import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+class RequestBody:
+    """The body of a request, taken from the socket at most once.
+
+    A layer that must see it calls :meth:`peek` or :meth:`read`; what was read stays here and is what is forwarded, byte
+    for byte. Nobody reads: it streams. ``limit`` bounds the whole body in bytes, however it is read. The first read
+    sends ``100 Continue`` where the client waits for it, so a refused request never uploads.
+    """
+
+    __slots__ = ("_complete", "_content", "_head", "_json", "_on_first_read", "declared", "limit", "received")
+
+    def __init__(
+        self,
+        content: Any,  # noqa: ANN401 - aiohttp's StreamReader, or its empty stand-in
+        *,
+        declared: int | None,
+        limit: int,
+        on_first_read: Callable[[], None] | None = None,
+    ) -> None:
+        self._content = content
+        self._head: list[bytes] = []
+        self._json: Any = None
+        self._on_first_read = on_first_read
+        self._complete = declared == 0 or (content.is_eof() and content.total_bytes == 0)
+        self.declared = declared
+        self.limit = limit
+        self.received = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether the request has no body at all."""
+        return self._complete and not self._head
+
+    async def peek(self, limit: int) -> bytes | None:
+        """The whole body if it has at most ``limit`` bytes, else None; nothing is lost either way."""
+        if self.declared is not None and self.declared > min(limit, self.limit):
+            self._check(self.declared)
+            return None
+        while not self._complete and self.received <= limit:
+            await self._pull()
+        if self.received > limit:
+            return None
+        if len(self._head) > 1:
+            self._head = [b"".join(self._head)]
+        return self._head[0] if self._head else b""
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises a 413 Refusal past ``limit`` bytes."""
+        body = await self.peek(limit)
+        if body is None:
+            raise _too_large(limit)
+        return body
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """What was read so far, then the rest as it arrives. Once per exchange, after the last peek."""
+        head, self._head = self._head, []
+        for chunk in head:
+            yield chunk
+        while not self._complete:
+            await self._pull()
+            chunks, self._head = self._head, []
+            for chunk in chunks:
+                yield chunk
+
+    async def _pull(self) -> None:
+        if self._on_first_read is not None:
+            self._on_first_read()
+            self._on_first_read = None
+        try:
+            chunk: bytes = await self._content.readany()
+        except (web.HTTPException, web.RequestPayloadError, ValueError) as error:
+            # The client's chunked framing broke: nothing that follows on this connection can be trusted.
+            raise Refusal(400, "bad_request", "The request body's framing is malformed.", close=True) from error
+        if not chunk:
+            self._complete = True
+            return
+        self.received += len(chunk)
+        self._check(self.received)
+        self._head.append(chunk)
+
+    def _check(self, size: int) -> None:
+        if size > self.limit:
+            raise _too_large(self.limit)
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(413, "request_too_large", f"The request body is larger than {limit} bytes.", close=True)
+
+
+_JSON_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+
+
+async def json_body(request: web.Request, *, max_bytes: int = 4 * 2**20, max_tokens: int = 200_000) -> Any:  # noqa: ANN401 - JSON
+    """The request's body as JSON, parsed once for all layers. What is forwarded stays the original bytes.
+
+    Bounded before parsing, in bytes and in tokens of JSON: 15 MB of numbers would hold the interpreter for half a
+    second
+    (faults.md F42). Raises Refusal 413 past ``max_bytes`` and 400 ``invalid_json`` for more than ``max_tokens``, for
+    what
+    is not JSON, for NaN, for lone surrogates, for too deep nesting, and for an object that names a key twice: where a
+    decision hangs on the body, the provider must not read another one than we did.
+    """
+    body = request[EXCHANGE].body
+    if body._json is None:  # noqa: SLF001 - one concept in two forms
+        data = await body.read(max_bytes)
+        body._json = (_parse_json(data, max_tokens),)  # noqa: SLF001
+    return body._json[0]  # noqa: SLF001
+
+
+def _parse_json(data: bytes, max_tokens: int) -> Any:  # noqa: ANN401 - JSON
+    if _separators(data) > max_tokens and _separators(_JSON_STRINGS.sub(b"", data)) > max_tokens:
+        raise _bad_json(f"it has more than {max_tokens} values")
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if b"\\u" in data:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeError as error:
+        raise _bad_json("it is not valid UTF-8") from error
+    except RecursionError as error:
+        raise _bad_json("it is nested too deeply") from error
+    except ValueError as error:
+        reason = error.args[0] if isinstance(error, _Reason) else "it cannot be parsed"
+        raise _bad_json(reason) from error
+    return value
+
+
+class _Reason(ValueError):
+    """A ValueError whose words may be shown."""
+
+
+def _separators(data: bytes) -> int:
+    return data.count(b",") + data.count(b"{") + data.count(b"[")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        msg = "an object names a key twice"
+        raise _Reason(msg)
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    msg = f"{name} is not JSON"
+    raise _Reason(msg)
+
+
+def _bad_json(reason: str) -> Refusal:
+    return Refusal(400, "invalid_json", f"We could not read the JSON body of your request: {reason}.")

@@ -1,0 +1,68 @@
+"""The plugin and its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from gateway.contract.facts import Requirement
+    from gateway.contract.services import Services
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""The rest of the chain."""
+
+OnError = Literal["closed", "open"]
+"""What a fault of a layer does to the exchange: refuses it (500), or goes on as if the layer were not there."""
+
+
+class PluginConfig(BaseModel):
+    """The configuration of a layer: frozen, unknown keys refused. Document each field with its unit and bound."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Plugin:
+    """One layer of a chain. An instance belongs to one place in one chain of one generation of the configuration."""
+
+    Config: ClassVar[type[PluginConfig]] = PluginConfig
+    """The class of this layer's part of gateway.yaml."""
+
+    terminal: ClassVar[bool] = False
+    """Whether the layer never calls its handler. A chain ends with exactly one such layer."""
+
+    on_error: ClassVar[OnError] = "closed"
+    """What a fault of this layer does unless the operator says otherwise. Observers may say ``open``; deciders
+    never."""
+
+    def __init__(self, config: Any, services: Services) -> None:  # noqa: ANN401 - each layer names its own Config
+        """Keep what is needed. Cheap and without I/O: ``gateway check`` does it too. Raise ValueError for what
+        is wrong.
+        """
+
+    def needs(self) -> frozenset[Requirement]:
+        """Facts that must be established before this layer runs."""
+        return frozenset()
+
+    def provides(self) -> frozenset[Requirement]:
+        """Facts that are established whenever this layer calls its handler."""
+        return frozenset()
+
+    async def __aenter__(self) -> Self:
+        """Open what the layer keeps open. Failing here keeps the running generation."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it, after the last exchange of this generation."""
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer, refuse, or ask ``handler``."""
+        return await handler(request)
