@@ -44,8 +44,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an exchange. Times in seconds, sizes in bytes of body; ``status`` 499 where the client
-    left first.
+    """What became of an exchange.
+
+    Times in seconds, sizes in bytes of body; ``status`` is 499 where the client left first.
     """
 
     ended: Ended
@@ -149,8 +150,9 @@ class Exchange:
         return requirement in self._facts
 
     def on_done(self, callback: DoneCallback) -> None:
-        """Call ``callback(exchange, outcome)`` once, after the last byte or the abort. It must neither block
-        nor await.
+        """Call ``callback(exchange, outcome)`` once, after the last byte or the abort.
+
+        It must neither block nor await.
         """
         self._done.append(callback)
 

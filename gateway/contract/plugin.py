@@ -42,8 +42,9 @@ class Plugin:
     never."""
 
     def __init__(self, config: Any, services: Services) -> None:  # noqa: ANN401 - each layer names its own Config
-        """Keep what is needed. Cheap and without I/O: ``gateway check`` does it too. Raise ValueError for what
-        is wrong.
+        """Keep what is needed. Cheap and without I/O: ``gateway check`` does it too.
+
+        Raise ValueError for what is wrong: it becomes an error with the layer's place in gateway.yaml.
         """
 
     def needs(self) -> frozenset[Requirement]:

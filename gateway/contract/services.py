@@ -36,8 +36,9 @@ class Vault(Protocol):
     """Provider keys, sealed at rest and opened per use."""
 
     def credential(self, upstream: str, origin: str) -> Secret:
-        """The key of ``upstream``, if it was stored for this origin. Raises VaultError otherwise, with words
-        for the log.
+        """The key of ``upstream``, if it was stored for this origin.
+
+        Raises VaultError otherwise, with words for the log.
         """
 
 
