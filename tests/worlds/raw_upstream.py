@@ -1,0 +1,116 @@
+r"""An upstream that does to the byte what a script says, and keeps every byte it was sent.
+
+A script is a coroutine function over one connection (:class:`~tests.worlds.wire.Wire`). It pauses on events, never on
+the clock: it waits for the request's head, for an :class:`asyncio.Event` of the test, or for the peer's close. What it
+does not do matters as much: a script that returns leaves the connection open, so "accepts and never answers" is an
+empty script. Connections and scripts end with the upstream.
+
+::
+
+    async def half_an_answer(wire: Wire) -> None:
+        await wire.message()
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        wire.reset()
+
+    async with RawUpstream(half_an_answer) as upstream:
+        ...  # point the proxy at upstream.origin
+        wire = await upstream.connection()
+        assert await wire.ended() == "fin"
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+from tests.worlds.wire import PeerGone, Wire
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+Script = Callable[[Wire], Awaitable[None]]
+"""What the upstream does on one connection."""
+
+
+async def silence(wire: Wire) -> None:
+    """Accept and never say a word: the test drives the connection, or watches what becomes of it."""
+
+
+def answering(answer: bytes) -> Script:
+    """Give every request on a connection the same bytes."""
+
+    async def script(wire: Wire) -> None:
+        while True:
+            await wire.message()
+            await wire.send(answer)
+
+    return script
+
+
+class RawUpstream:
+    """A listener on loopback whose connections run a script, for ``async with``.
+
+    The end of the block aborts the connections and cancels the scripts that still wait. A script that failed, for
+    another reason than that its peer left, fails the block.
+    """
+
+    def __init__(self, script: Script = silence, *, deadline_s: float = 10.0, backlog: int = 2048) -> None:
+        self.connections: list[Wire] = []
+        self._script = script
+        self._deadline_s = deadline_s
+        self._backlog = backlog
+        self._accepted = asyncio.Condition()
+        self._server: asyncio.Server | None = None
+        self._tasks = asyncio.TaskGroup()
+        self._scripts: list[asyncio.Task[None]] = []
+
+    @property
+    def port(self) -> int:
+        """The port that the system chose."""
+        assert self._server is not None, "not entered yet"
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def origin(self) -> str:
+        """``http://127.0.0.1:port``."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def connection(self, number: int = 0) -> Wire:
+        """The connection of that number, in the order of accepting; waits until it exists."""
+        async with asyncio.timeout(self._deadline_s), self._accepted:
+            await self._accepted.wait_for(lambda: len(self.connections) > number)
+        return self.connections[number]
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        await self._tasks.__aenter__()
+        self._server = await loop.create_server(self._accept, "127.0.0.1", 0, backlog=self._backlog)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for wire in self.connections:
+            wire.transport.abort()
+            await wire.lost.wait()
+        for script in self._scripts:
+            script.cancel()
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def _accept(self) -> Wire:
+        wire = Wire(deadline_s=self._deadline_s)
+        self._scripts.append(self._tasks.create_task(self._run(wire)))
+        return wire
+
+    async def _run(self, wire: Wire) -> None:
+        await wire.made.wait()
+        self.connections.append(wire)
+        async with self._accepted:
+            self._accepted.notify_all()
+        with suppress(PeerGone):
+            await self._script(wire)
