@@ -274,8 +274,8 @@ def test_a_closed_streams_number_is_not_written_to(pipe: tuple[int, io.TextIOWra
     reader, stream = pipe
     with open_log("info", stream, mask) as log:
         number = stream.fileno()
-        stream.close()
         other_reader, other_writer = os.pipe()
+        stream.close()
         os.dup2(other_writer, number)
         log.info("x")
     os.close(number)
