@@ -5,9 +5,11 @@
     GatewayError
     ├── Refusal                 an answer to the client: status, stable code, a message that may be shown
     ├── ConfigError             gateway.yaml is wrong; carries every fault with its place
+    ├── ListenError             a listener's address cannot be had: in use, privileged, not ours
     ├── StoreError
     │   ├── StoreUnavailable    cannot be reached now; may be again in a moment
-    │   └── StoreMismatch       reached, but not ours to use: newer schema, corrupt, read-only
+    │   ├── StoreMismatch       reached, but not ours to use: newer schema, corrupt, read-only
+    │   └── StoreConflict       what was to be added is there already
     ├── VaultError
     │   ├── MasterKeyError      missing, too short, or not the one that this vault was made with
     │   └── CannotOpen          one sealed value cannot be opened; the others can
@@ -119,6 +121,10 @@ class ConfigError(GatewayError):
         self.faults = tuple(faults)
 
 
+class ListenError(GatewayError):
+    """A listener cannot bind its address."""
+
+
 class StoreError(GatewayError):
     """The durable store cannot do what was asked."""
 
@@ -129,6 +135,10 @@ class StoreUnavailable(StoreError):
 
 class StoreMismatch(StoreError):
     """The store was reached but must not be used: a newer schema, a corrupt or read-only file. Says the remedy."""
+
+
+class StoreConflict(StoreError):
+    """What was to be added is there already (a user with this email, a vault), or what it belongs to is not."""
 
 
 class VaultError(GatewayError):

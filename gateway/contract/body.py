@@ -84,13 +84,14 @@ class RequestBody:
             self._on_first_read = None
         try:
             chunk: bytes = await self._content.readany()
-        except (web.HTTPException, web.RequestPayloadError, ValueError) as error:
+        except web.RequestPayloadError as error:
             # The client's chunked framing broke: nothing that follows on this connection can be trusted.
             raise Refusal(400, "bad_request", "The request body's framing is malformed.", close=True) from error
         if not chunk:
             self._complete = True
             return
         self.received += len(chunk)
+        self._complete = self._content.at_eof()
         self._check(self.received)
         self._head.append(chunk)
 

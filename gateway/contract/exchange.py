@@ -68,7 +68,7 @@ class Exchange:
 
     ``path`` is the validated raw path and ``target`` the raw path with its query: both exactly as they were received,
     and exactly what is sent on. ``client`` is the caller's address as far as ``trusted_proxies`` says so. ``started``
-    is monotonic seconds.
+    is monotonic seconds. ``prefix`` is the part of the path that named the route, without a slash at its end.
     """
 
     __slots__ = (
@@ -86,6 +86,7 @@ class Exchange:
         "listener",
         "method",
         "path",
+        "prefix",
         "route",
         "secure",
         "started",
@@ -119,6 +120,7 @@ class Exchange:
         self.body = body
         self.started = started
         self.route: str | None = None
+        self.prefix = ""
         self.upstream: str | None = None
         self.usage: Usage | None = None
         self.first_byte: float | None = None

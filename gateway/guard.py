@@ -1,0 +1,180 @@
+"""Is this one well-formed request? Answered before routing, from the head as it was received.
+
+aiohttp's parser is lenient where a proxy must not be: two readers who disagree about where a request ends, which host
+it is for or which path it names are what request smuggling and authorisation bypasses are made of. What is refused here
+is refused with 400 (501 and 505 where RFC 9110 says so) and the connection is closed.
+
+The path that passes is the path that is authorised and the path that is sent: it is never normalised, only refused.
+Nothing here knows of routes or layers.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from aiohttp import HttpVersion10, HttpVersion11
+
+from gateway.errors import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp import web
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Of all header lines together; aiohttp bounds only each line."""
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+# RFC 9112, 3.2: uri-host [":" port]. Userinfo, paths, commas and non-ASCII have no place in it.
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
+_MAX_PORT = 65535
+
+# RFC 3986, 3.3 and 3.4: the characters of a path and of a query, where clients also leave some bare that should be
+# escaped. Controls, space, `#` and non-ASCII are in neither.
+_TARGET = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*(?:\?[A-Za-z0-9\-._~!$&'()*+,;=:@%/?\[\]{}|^\"`<>\\]*)?")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%2e|%2f|%5c|%00", re.IGNORECASE)
+_DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")
+_ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+
+_GATEWAY_KEY = re.compile(r"gw_[A-Za-z0-9]{32}")
+
+# Each of these decides something, so two of them are two requests in one.
+_SINGULAR = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"transfer-encoding", b"expect"})
+
+
+def origin_form(raw_target: str) -> str:
+    """The target as ``/path?query``: absolute-form, which a server must accept (RFC 9112, 3.2.2), loses its origin."""
+    if raw_target.startswith("/"):
+        return raw_target
+    match = _ABSOLUTE.match(raw_target)
+    if match is None:
+        return raw_target
+    rest = raw_target[match.end() :]
+    return rest if rest.startswith("/") else f"/{rest}"
+
+
+def check(request: web.BaseRequest, target: str) -> str:
+    """The path of a well-formed request. Raises the Refusal of a malformed one."""
+    _check_line(request)
+    path = _check_target(target)
+    _check_headers(request)
+    return path
+
+
+def _malformed(what: str) -> Refusal:
+    return Refusal(400, "bad_request", f"The request is malformed: {what}.", close=True)
+
+
+def _check_line(request: web.BaseRequest) -> None:
+    if request.version not in {HttpVersion10, HttpVersion11}:
+        raise Refusal(505, "bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.", close=True)
+    if request.method not in METHODS:
+        # RFC 9110, 9.1: methods are case-sensitive; an unknown one is 501, whatever the resource.
+        raise Refusal(501, "bad_request", "This method is not known here.", close=True)
+
+
+def _check_target(target: str) -> str:
+    if _TARGET.fullmatch(target) is None:
+        raise _malformed("its target is not a path")
+    path, _, query = target.partition("?")
+    if "//" in path or _DOT_SEGMENT.search(path):
+        raise _malformed("its path has empty or dot segments")
+    if "%" in path and _BAD_ESCAPE.search(path):
+        raise _malformed("its path has an escape that hides a separator")
+    if query and _GATEWAY_KEY.search(unquote(query)):
+        # A key in a URL is in every access log on the way.
+        raise _malformed("a key does not belong into the URL; send it as `Authorization: Bearer`")
+    return path
+
+
+def _check_headers(request: web.BaseRequest) -> None:
+    size = 0
+    seen: set[bytes] = set()
+    for name, value in request.raw_headers:
+        size += len(name) + len(value) + 4
+        lower = name.lower()
+        if b"_" in name:
+            # `X_Forwarded_For` is `X-Forwarded-For` to whatever speaks CGI behind us.
+            raise _malformed("a header's name has an underscore")
+        if lower in _SINGULAR:
+            if lower in seen:
+                raise _malformed(f"it has two {lower.decode()} headers")
+            seen.add(lower)
+            _CHECKS.get(lower, _nothing)(value.decode("latin-1"))
+    if size > MAX_HEAD_BYTES:
+        raise Refusal(431, "request_too_large", f"The headers are larger than {MAX_HEAD_BYTES} bytes.", close=True)
+    if b"host" not in seen and request.version != HttpVersion10:
+        raise _malformed("it has no Host header")
+    if b"transfer-encoding" in seen and (b"content-length" in seen or request.version == HttpVersion10):
+        # RFC 9112, 6.1: either is an attack or a fault.
+        raise _malformed("its framing is ambiguous")
+
+
+def _nothing(_: str) -> None:
+    """Let any value pass."""
+
+
+def _check_host(value: str) -> None:
+    match = _HOST.fullmatch(value)
+    if match is None or (match[1] is not None and int(match[1]) > _MAX_PORT):
+        raise _malformed("its Host header is not a host")
+
+
+def _check_length(value: str) -> None:
+    # RFC 9110, 8.6 allows leading zeros; readers that take them for octal exist, clients that send them do not.
+    if not (value.isascii() and value.isdigit()) or (len(value) > 1 and value.startswith("0")):
+        raise _malformed("its Content-Length is not a plain number")
+
+
+def _check_coding(value: str) -> None:
+    if value.lower() != "chunked":
+        raise _malformed("its Transfer-Encoding is not chunked")
+
+
+def _check_expect(value: str) -> None:
+    if value.lower() != "100-continue":
+        raise Refusal(417, "bad_request", "Only `Expect: 100-continue` is understood.", close=True)
+
+
+_CHECKS = {
+    b"host": _check_host,
+    b"content-length": _check_length,
+    b"transfer-encoding": _check_coding,
+    b"expect": _check_expect,
+}
+
+
+def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]) -> str:
+    """Whose request this is: the peer, unless the peer is trusted; then the right-most untrusted address it names.
+
+    ``forwarded_for`` holds the values of the ``X-Forwarded-For`` headers in their order. Reading goes from the right,
+    because everything to the left of the first address that a trusted proxy did not vouch for can be made up. What is
+    not an address ends the search at the last one that was believed. At most 32 entries are looked at.
+    """
+    client = peer
+    if not trusted or not _is_trusted(peer, trusted):
+        return client
+    hops = ",".join(forwarded_for).split(",")[-32:] if forwarded_for else []
+    for hop in reversed(hops):
+        text = hop.strip()
+        try:
+            address = ip_address(text)
+        except ValueError:
+            return client
+        client = str(address)
+        if not _is_trusted(client, trusted):
+            return client
+    return client
+
+
+def _is_trusted(text: str, trusted: Sequence[IPv4Network | IPv6Network]) -> bool:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in trusted)

@@ -1,0 +1,211 @@
+"""The upstream side: one :class:`HttpUpstream` per entry of ``upstreams``, each a bounded pool of connections.
+
+This is the seam towards providers. A layer that forwards calls :meth:`HttpUpstream.send` with a request that is ready
+to go out, byte for byte, and gets an :class:`~gateway.http1.Answer`. Name resolution is the system's (in its thread),
+racing IPv6 and IPv4 is aiohappyeyeballs' (RFC 8305), TLS is the standard library's: certificates are always verified.
+
+Deadlines are not timers per request but one sweep per pool: a connection carries its ``deadline``, the sweeper ends
+what is late (a timer per request costs a fifth of a forwarded request). So a deadline is kept to a quarter of itself,
+and to one second at the most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohappyeyeballs
+
+from gateway.errors import Refusal, UpstreamError, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
+from gateway.http1 import Answer, Connection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable
+    from types import TracebackType
+
+    from gateway.config import UpstreamConfig
+    from gateway.contract import Metrics
+
+IDLE_LIFETIME_S = 20.0
+"""How long an unused connection is kept: shorter than any provider's own limit, so that the race of F23 stays rare."""
+
+MAX_IDLE = 256
+
+# RFC 9110, 9.2.2: may be sent twice without harm. POST may not, unless the client says so by an idempotency key.
+_IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
+
+
+class HttpUpstream:
+    """A provider, reached over HTTP/1.1 with or without TLS. Implements ``contract.Upstream``.
+
+    Use it as an asynchronous context manager: leaving it closes every connection.
+    """
+
+    def __init__(self, name: str, config: UpstreamConfig, metrics: Metrics) -> None:
+        self.name = name
+        self.origin = config.origin
+        self.base_path = config.base_path
+        self.dialect = config.dialect
+        self.credential = config.credential
+        self.needs_credential = config.credential != "none"
+        self.response_headers = tuple(config.response_headers)
+        self.first_byte_s = config.timeouts.first_byte
+        self.idle_s = config.timeouts.idle
+        self._connect_s = config.timeouts.connect
+        self._host = config.host
+        self._port = config.port
+        self._ssl = _tls_context(config) if config.tls_enabled else None
+        self._limit = config.max_connections
+        self._metrics = metrics
+        self._idle: deque[Connection] = deque()
+        self._open: set[Connection] = set()
+        self._connecting = 0
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_s = min(1.0, max(0.02, min(self.first_byte_s, self.idle_s) / 4))
+        self.host_header = config.origin.partition("://")[2].encode("ascii")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for connection in tuple(self._open):
+            connection.abort()
+        self._idle.clear()
+
+    def credential_line(self, secret: str) -> bytes:
+        """The header line that authenticates us to this provider."""
+        if self.credential == "bearer":
+            return b"Authorization: Bearer " + secret.encode("ascii")
+        assert not isinstance(self.credential, str)  # noqa: S101 - "none" needs no credential and is never asked
+        return self.credential.header.encode("ascii") + b": " + secret.encode("ascii")
+
+    @property
+    def in_use(self) -> int:
+        """Connections that an exchange holds."""
+        return len(self._open) - len(self._idle)
+
+    async def send(
+        self,
+        method: str,
+        head: bytes,
+        body: bytes | AsyncIterable[bytes] | None,
+        *,
+        chunked: bool = False,
+        repeatable: bool = False,
+    ) -> Answer:
+        """Send one request and wait for the head of its answer. The caller ends the answer with ``abort``.
+
+        ``head`` is complete, up to and with its blank line. A request on a reused connection that died before the first
+        byte of an answer is sent once more, on a fresh one, if its body is in memory and it is idempotent by method or
+        ``repeatable`` says so. Raises UpstreamError, or Refusal 503 ``overloaded`` where the pool is at its bound.
+        """
+        connection = self._checkout()
+        if connection is not None:
+            try:
+                return await connection.send(head, body, chunked=chunked, method=method)
+            except UpstreamInvalid:
+                replayable = body is None or isinstance(body, bytes)
+                if connection.received or not replayable or not (repeatable or method in _IDEMPOTENT):
+                    raise
+        return await (await self._connect()).send(head, body, chunked=chunked, method=method)
+
+    # ── The pool ──
+
+    def _checkout(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    def give_back(self, connection: Connection) -> None:
+        """Take a connection that may serve again (called by it)."""
+        if len(self._idle) >= MAX_IDLE:
+            connection.close()
+            return
+        self._idle.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Know that a connection is closed (called by it)."""
+        self._open.discard(connection)
+        with contextlib.suppress(ValueError):
+            self._idle.remove(connection)
+
+    async def _connect(self) -> Connection:
+        if len(self._open) + self._connecting >= self._limit:
+            raise Refusal(
+                503, "overloaded", "The gateway is at its limit of open requests.", headers={"retry-after": "1"}
+            )
+        self._connecting += 1
+        try:
+            async with asyncio.timeout(self._connect_s):
+                connection = await self._dial()
+        except TimeoutError as error:
+            self._metrics.count("upstream_errors", upstream=self.name, kind="connect_timeout")
+            msg = f"no connection within {self._connect_s:g} s"
+            raise UpstreamTimeout(msg) from error
+        except ssl.SSLError as error:
+            self._metrics.count("upstream_errors", upstream=self.name, kind="tls")
+            msg = f"TLS failed: {error.reason or type(error).__name__}"
+            raise UpstreamUnreachable(msg) from error
+        except OSError as error:
+            self._metrics.count("upstream_errors", upstream=self.name, kind="unreachable")
+            msg = f"cannot connect: {error.strerror or type(error).__name__}"
+            raise UpstreamUnreachable(msg) from error
+        finally:
+            self._connecting -= 1
+        self._open.add(connection)
+        self._keep_sweeping()
+        return connection
+
+    async def _dial(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        infos = await loop.getaddrinfo(self._host, self._port, type=1)
+        sock = await aiohappyeyeballs.start_connection(infos, happy_eyeballs_delay=0.25, interleave=1)
+        try:
+            tls: dict[str, Any] = {"ssl": self._ssl, "server_hostname": self._host} if self._ssl is not None else {}
+            _, connection = await loop.create_connection(lambda: Connection(self, loop), sock=sock, **tls)
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    def _keep_sweeping(self) -> None:
+        if self._sweeper is None and self._open:
+            self._sweeper = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = asyncio.get_running_loop().time()
+        for connection in tuple(self._open):
+            if connection.deadline < now:
+                connection.expire()
+        while self._idle and self._idle[0].idle_since < now - IDLE_LIFETIME_S:
+            self._idle.popleft().close()
+        self._keep_sweeping()
+
+
+def _tls_context(config: UpstreamConfig) -> ssl.SSLContext:
+    """Verify the peer against the system's authorities, or against the configured one alone."""
+    try:
+        return ssl.create_default_context(cafile=config.ca)
+    except (OSError, ssl.SSLError) as error:
+        msg = f"tls.ca: cannot read the certificates in {config.ca}"
+        raise ValueError(msg) from error
+
+
+def upstream_refusal(error: UpstreamError) -> Refusal:
+    """What a client is told of an upstream's failure: which kind, and nothing of the inside."""
+    if isinstance(error, UpstreamTimeout):
+        return Refusal(504, "upstream_timeout", "The provider did not answer in time.")
+    if isinstance(error, UpstreamUnreachable):
+        return Refusal(502, "upstream_unreachable", "The provider cannot be reached.")
+    return Refusal(502, "upstream_invalid", "The provider's answer was not usable.")
