@@ -1,0 +1,16 @@
+"""``gateway schema``."""
+
+from __future__ import annotations
+
+import click
+
+from gateway.cli.output import print_json
+
+
+@click.command("schema")
+def command() -> None:
+    """Print the JSON Schema of gateway.yaml for editors, with every installed layer."""
+    from gateway.config import json_schema  # noqa: PLC0415 - heavy: only who runs the verb waits for it
+    from gateway.registry import builtins  # noqa: PLC0415
+
+    print_json(json_schema(builtins()))
