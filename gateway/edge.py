@@ -190,7 +190,9 @@ class Edge:
 
     def _admit(self, request: GatewayRequest, exchange: Exchange, generation: Generation) -> Route:
         """Find the one route of a well-formed request. Raises the Refusal of any other."""
-        exchange.path = guard.check(request, exchange.target)
+        exchange.path = guard.check(request, exchange.target, generation.limits.max_header_bytes)
+        if len(self._running) > generation.limits.max_in_flight:
+            raise Refusal(503, "overloaded", "The gateway is at its limit.", headers={"retry-after": "1"})
         if "websocket" in request.headers.get(hdrs.UPGRADE, "").lower():
             # 404 at once makes clients fall back to plain requests; 405 costs Codex five reconnects.
             raise Refusal(404, "unknown_url", "WebSockets are not offered here.")

@@ -1,8 +1,8 @@
 """One configuration made real: its layers built, their order proved, its routes composed.
 
-A generation is immutable once it serves. An exchange keeps the generation that it began with; the layers are closed when
-the generation has been replaced and its last exchange has ended. Building one opens nothing, so ``gateway check`` does
-it too.
+A generation is immutable once it serves. An exchange keeps the generation that it began with; the layers are closed
+when the generation has been replaced and its last exchange has ended. Building one opens nothing, so ``gateway check``
+does it too.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Generation:
         """Build and prove. Raises ConfigError with every fault."""
         self.rim = Rim(services.log, services.metrics)
         self.trusted_proxies = config.trusted_proxies
+        self.limits = config.limits
         self.routes = _build(config, services, self.rim)
         # Longest prefix first: the first that covers a path is the most specific one.
         self._by_listener = {

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-MAX_HEAD_BYTES = 64 * 1024
-"""Of all header lines together; aiohttp bounds only each line."""
-
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # RFC 9112, 3.2: uri-host [":" port]. Userinfo, paths, commas and non-ASCII have no place in it.
@@ -57,11 +54,14 @@ def origin_form(raw_target: str) -> str:
     return rest if rest.startswith("/") else f"/{rest}"
 
 
-def check(request: web.BaseRequest, target: str) -> str:
-    """The path of a well-formed request. Raises the Refusal of a malformed one."""
+def check(request: web.BaseRequest, target: str, max_header_bytes: int) -> str:
+    """The path of a well-formed request. Raises the Refusal of a malformed one.
+
+    ``max_header_bytes`` bounds all header lines together; aiohttp bounds each line alone.
+    """
     _check_line(request)
     path = _check_target(target)
-    _check_headers(request)
+    _check_headers(request, max_header_bytes)
     return path
 
 
@@ -91,7 +91,7 @@ def _check_target(target: str) -> str:
     return path
 
 
-def _check_headers(request: web.BaseRequest) -> None:
+def _check_headers(request: web.BaseRequest, max_header_bytes: int) -> None:
     size = 0
     seen: set[bytes] = set()
     for name, value in request.raw_headers:
@@ -105,8 +105,8 @@ def _check_headers(request: web.BaseRequest) -> None:
                 raise _malformed(f"it has two {lower.decode()} headers")
             seen.add(lower)
             _CHECKS.get(lower, _nothing)(value.decode("latin-1"))
-    if size > MAX_HEAD_BYTES:
-        raise Refusal(431, "request_too_large", f"The headers are larger than {MAX_HEAD_BYTES} bytes.", close=True)
+    if size > max_header_bytes:
+        raise Refusal(431, "request_too_large", f"The headers are larger than {max_header_bytes} bytes.", close=True)
     if b"host" not in seen and request.version != HttpVersion10:
         raise _malformed("it has no Host header")
     if b"transfer-encoding" in seen and (b"content-length" in seen or request.version == HttpVersion10):

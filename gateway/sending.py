@@ -36,7 +36,7 @@ _BODILESS = frozenset({204, 304})
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
-class Broken(Exception):  # noqa: N818 - what happened to the answer, not an error of ours
+class Broken(Exception):
     """The answer began and cannot be finished. ``refusal`` has the words for the client."""
 
     def __init__(self, refusal: Refusal) -> None:

@@ -120,7 +120,7 @@ def _upstreams(config: GatewayConfig, metrics: Metrics) -> Mapping[str, HttpUpst
         try:
             upstreams[name] = HttpUpstream(name, upstream, metrics)
         except ValueError as error:
-            faults.append(upstream.fault(str(error)))
+            faults.append(config.fault(str(error), "upstreams", name, "tls", "ca"))
     if faults:
         raise ConfigError(faults)
     return upstreams

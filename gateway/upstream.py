@@ -16,6 +16,7 @@ import contextlib
 import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 
@@ -55,9 +56,11 @@ class HttpUpstream:
         self.first_byte_s = config.timeouts.first_byte
         self.idle_s = config.timeouts.idle
         self._connect_s = config.timeouts.connect
-        self._host = config.host
-        self._port = config.port
-        self._ssl = _tls_context(config) if config.tls_enabled else None
+        parts = urlsplit(config.origin)
+        secure = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if secure else 80)
+        self._ssl = _tls_context(config) if secure else None
         self._limit = config.max_connections
         self._metrics = metrics
         self._idle: deque[Connection] = deque()
@@ -65,7 +68,7 @@ class HttpUpstream:
         self._connecting = 0
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_s = min(1.0, max(0.02, min(self.first_byte_s, self.idle_s) / 4))
-        self.host_header = config.origin.partition("://")[2].encode("ascii")
+        self.host_header = parts.netloc.encode("ascii")
 
     async def __aenter__(self) -> Self:
         return self
@@ -196,9 +199,9 @@ class HttpUpstream:
 def _tls_context(config: UpstreamConfig) -> ssl.SSLContext:
     """Verify the peer against the system's authorities, or against the configured one alone."""
     try:
-        return ssl.create_default_context(cafile=config.ca)
+        return ssl.create_default_context(cafile=None if config.tls is None else config.tls.ca)
     except (OSError, ssl.SSLError) as error:
-        msg = f"tls.ca: cannot read the certificates in {config.ca}"
+        msg = "there are no certificates to be read in this file"
         raise ValueError(msg) from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.codings import undo
@@ -16,6 +15,8 @@ from gateway.upstream import HttpUpstream, upstream_refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from aiohttp import web
 
     from gateway.contract import Exchange, Handler, Services
     from gateway.dialects import ProviderDialect, StreamWatch

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11
-from gateway import guard
-from gateway.errors import Refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
+
+from gateway import guard
+from gateway.errors import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,10 +42,9 @@ class Head:
 def refused(head: Head, target: str = "/v1/models") -> int:
     """The status of the refusal; 0 where there is none."""
     try:
-        guard.check(cast_request(head), target)
+        guard.check(cast_request(head), target, 65536)
     except Refusal as refusal:
-        assert refusal.close, "whoever is malformed once is not asked a second time"
-        return refusal.status
+        return refusal.status if refusal.close else -1  # who is malformed once is not asked a second time
     return 0
 
 
@@ -67,7 +67,7 @@ def cast_request(head: Head) -> web.BaseRequest:
 )
 def test_paths_that_pass_are_returned_as_they_came(target: str) -> None:
     """Nothing is normalised: the path is the target up to its query, to the letter."""
-    assert guard.check(cast_request(Head()), target) == target.partition("?")[0]
+    assert guard.check(cast_request(Head()), target, 65536) == target.partition("?")[0]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_no_path_that_passes_names_another_when_decoded(tail: str) -> None:
     """Decoding an accepted path once, twice or three times never makes a dot segment or a separator appear."""
     target = f"/v1/{tail}"
     try:
-        path = guard.check(cast_request(Head()), target)
+        path = guard.check(cast_request(Head()), target, 65536)
     except Refusal:
         return
     decoded = path.replace("%2e", ".").replace("%2E", ".").replace("%2f", "/").replace("%2F", "/").replace("%5c", "\\")
