@@ -18,9 +18,9 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 864
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _PERIODS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}
 
-_DURATION = r"^(\d+(?:\.\d+)?) ?(ms|s|min|m|h|d)$"
-_SIZE = r"^(\d+(?:\.\d+)?) ?(B|KB|MB|GB|KiB|MiB|GiB)$"
-_RATE = r"^(\d+) ?/ ?(sec|s|min|m|hour|h|day|d)$"
+_DURATION = r"^(\d{1,12}(?:\.\d{1,12})?) ?(ms|s|min|m|h|d)$"
+_SIZE = r"^(\d{1,12}(?:\.\d{1,12})?) ?(B|KB|MB|GB|KiB|MiB|GiB)$"
+_RATE = r"^(\d{1,12}) ?/ ?(sec|s|min|m|hour|h|day|d)$"
 
 
 def parse_duration(value: object) -> float:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeVar
 
+from pydantic_core import CoreSchema, core_schema
+
 if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+
     from gateway.contract.services import Upstream
     from gateway.units import Rate
 
@@ -82,6 +86,25 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         msg = "a Secret is not pickled"
         raise TypeError(msg)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """How a layer's Config reads one: from text, and without the text in the error."""
+        return core_schema.no_info_plain_validator_function(cls._from_text)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """How an editor checks one."""
+        return {"type": "string"}
+
+    @classmethod
+    def _from_text(cls, value: object) -> Secret:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, str):
+            msg = "write text, in quotes"
+            raise ValueError(msg)  # noqa: TRY004 - pydantic wants ValueError
+        return cls(value)
 
 
 class CredentialSource(Protocol):
