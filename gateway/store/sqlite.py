@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from gateway.errors import StoreConflict, StoreError, StoreMismatch, StoreUnavailable
 from gateway.store.database import IMMEDIATE, Database
 from gateway.store.migrate import migrate
+from gateway.store.tables import changes
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -162,14 +163,22 @@ def _require_file(path: Path, *, may_be_empty: bool) -> None:
 
 
 def _bring_up_to_date(path: Path) -> None:
-    """Check and migrate under the write lock, which also tells a file that cannot be written."""
+    """Check and migrate under the write lock: of several that start at once, the others find it done."""
     engine = sa.create_engine(_url(path, "sqlite"), poolclass=sa.NullPool, hide_parameters=True)
     _configure(engine, busy_s=_PREPARING_S)
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
     with engine.execution_options(**{IMMEDIATE: True}).begin() as connection:
         migrate(connection)
+        _refuse_read_only(connection)
         _refuse_damaged(connection)
+
+
+def _refuse_read_only(connection: sa.Connection) -> None:
+    """Write, and take it back: with the write-ahead log even a file that may only be read grants the write lock."""
+    attempt = connection.begin_nested()
+    connection.execute(sa.update(changes).values(number=changes.c.number))
+    attempt.rollback()
 
 
 def _refuse_damaged(connection: sa.Connection) -> None:
