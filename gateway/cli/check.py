@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command("check")
+@click.command("check", short_help="Prove the configuration without starting.")
 @config_option
 @json_option
 def command(config_path: Path, as_json: bool) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from gateway.cli.options import no_config_option
 
-@click.command("completion")
+
+@click.command("completion", short_help="Print a shell's completion script.")
+@no_config_option
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:

@@ -46,7 +46,7 @@ class Made:
     complete: bool = False
 
 
-@click.command("init")
+@click.command("init", short_help="Make what a gateway needs, where it is missing.")
 @config_option
 @json_option
 @click.option("--admin", metavar="EMAIL", default="admin@localhost", show_default=True, help="The first administrator.")

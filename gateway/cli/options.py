@@ -26,6 +26,9 @@ config_option = click.option(
     help="The gateway's configuration.",
 )
 
+no_config_option = click.option("-c", "--config", expose_value=False, hidden=True)
+"""For verbs that do not read the file: every verb takes ``-c``, so that a script need not know which ones use it."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from gateway.cli.options import no_config_option
 from gateway.cli.output import print_json
 
 
-@click.command("schema")
+@click.command("schema", short_help="Print the JSON Schema of gateway.yaml.")
+@no_config_option
 def command() -> None:
     """Print the JSON Schema of gateway.yaml for editors, with every installed layer."""
     from gateway.config import json_schema  # noqa: PLC0415 - heavy: only who runs the verb waits for it

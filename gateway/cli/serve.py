@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command("serve")
+@click.command("serve", short_help="Serve until told to stop.")
 @config_option
 def command(config_path: Path) -> None:
     """Serve until SIGTERM or Ctrl-C, then let running answers finish. A second signal ends at once."""
