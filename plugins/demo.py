@@ -169,7 +169,7 @@ class _Response(_Talk):
         return self._object("completed", [self._message("completed", [self._part(self.text)])]) | {
             "usage": {
                 "input_tokens": self.read,
-                "input_tokens_details": {"cached_tokens": 0},
+                "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
                 "output_tokens": self.written,
                 "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": self.read + self.written,

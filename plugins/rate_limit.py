@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gateway.contract import Decision, Exchange, Handler, Requirement, Services
 
 _DEFAULTS = {"key": Rate(60, 60.0), "ip": Rate(100, 60.0)}
+# What sums of floats are off by must not show: neither 6.9999999 tokens as 6, nor 1.0000001 seconds as 2.
+_ROUNDING = 1e-6
 _WHOSE = {"key": "this API key", "ip": "this address"}
 
 
@@ -59,7 +61,7 @@ class RateLimit(Plugin):
         decision = await self._state.take((bucket,))
         policy = self._policy if bucket.rate is self._rate else _policy(self._by, bucket.rate)
         name = policy.partition(";")[0]
-        left = f"{name};r={int(decision.remaining[0])};t={ceil(_until_full_s(bucket, decision))}"
+        left = f"{name};r={_whole(decision.remaining[0])};t={_seconds(_until_full_s(bucket, decision))}"
         if not decision.allowed:
             raise self._refusal(bucket, decision, {"RateLimit": left, "RateLimit-Policy": policy})
         response = await handler(request)
@@ -76,7 +78,7 @@ class RateLimit(Plugin):
         return Bucket(f"{exchange.listener}:{self._by}:{who}", rate, self._burst or rate.amount)
 
     def _refusal(self, bucket: Bucket, decision: Decision, headers: dict[str, str]) -> Refusal:
-        wait_s = max(1, ceil(decision.retry_after_s))
+        wait_s = max(1, _seconds(decision.retry_after_s))
         rate = bucket.rate
         message = (
             f"Rate limit reached for {_WHOSE[self._by]}: {rate.amount} requests per {_duration(rate.period_s)}. "
@@ -85,7 +87,7 @@ class RateLimit(Plugin):
         headers |= {
             "retry-after": str(wait_s),
             "x-ratelimit-limit-requests": str(rate.amount),
-            "x-ratelimit-remaining-requests": str(int(decision.remaining[0])),
+            "x-ratelimit-remaining-requests": str(_whole(decision.remaining[0])),
             "x-ratelimit-reset-requests": _duration(_until_full_s(bucket, decision)),
         }
         return Refusal(429, "rate_limit_exceeded", message, headers=headers)
@@ -93,6 +95,15 @@ class RateLimit(Plugin):
 
 def _policy(by: str, rate: Rate) -> str:
     return f'"{by}-{rate.amount}/{rate.period_s:g}s";q={rate.amount};w={rate.period_s:g}'
+
+
+def _whole(tokens: float) -> int:
+    return int(tokens + _ROUNDING)
+
+
+def _seconds(exact: float) -> int:
+    """Rounded up: who comes then is not early."""
+    return ceil(exact - _ROUNDING)
 
 
 def _until_full_s(bucket: Bucket, decision: Decision) -> float:
@@ -112,7 +123,7 @@ def _network(client: str) -> str:
 
 def _duration(seconds: float) -> str:
     """``6m0s``: whole seconds, rounded up, as OpenAI writes them."""
-    minutes, rest = divmod(ceil(seconds), 60)
+    minutes, rest = divmod(_seconds(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours}h{minutes}m{rest}s"
