@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import tempfile
@@ -49,10 +50,12 @@ class KeptLog:
     """Keeps the events that were logged. Implements ``contract.Log``."""
 
     events: list[str] = field(default_factory=list)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
 
     def debug(self, event: str, **fields: object) -> None:
         """Keep it."""
         self.events.append(f"{event} {fields}")
+        self.told.set()
 
     info = warning = error = debug
 
