@@ -8,7 +8,7 @@ closers first (an upstream connection is aborted), then the ``on_done`` callback
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import hdrs, web
 
@@ -18,13 +18,14 @@ from gateway.contract import EXCHANGE, Ended, Exchange, Outcome, RequestBody
 from gateway.dialects import for_request
 from gateway.errors import Refusal
 from gateway.security.headers import DEFAULT_HEADERS
-from gateway.sending import Broken, Sending
+from gateway.sending import MAY_WRITE, Broken, Sending
 from gateway.ulid import ulid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http import StreamWriter
 
     from gateway.contract import Services
     from gateway.contract.exchange import DoneCallback
@@ -44,7 +45,15 @@ class GatewayRequest(web.Request):
         return await self[EXCHANGE].body.read(self._client_max_size)
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        """Drop what aiohttp says about itself on answers that it writes (``Server: Python/3.11 aiohttp/…``)."""
+        """Look at an answer that aiohttp is about to write.
+
+        Drops what aiohttp says about itself (``Server: Python/3.11 aiohttp/…``), and stops a layer that writes to the
+        client by itself before its first byte is out.
+        """
+        if EXCHANGE in self and MAY_WRITE not in self:
+            writer = cast("StreamWriter", self.writer)
+            writer.chunked, writer.length = False, None  # what preparing has set for an answer that is not sent
+            raise RuntimeError("a layer writes to the client by itself; return a Relay instead")
         response.headers.popall(hdrs.SERVER, None)
 
     def send_continue(self) -> None:

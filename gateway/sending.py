@@ -12,6 +12,8 @@ the body broke off        server-sent events: the dialect's error event, then a 
 
 from __future__ import annotations
 
+import socket
+import struct
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -23,6 +25,7 @@ from gateway.contract import Relay
 from gateway.errors import Refusal, UpstreamError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterable, AsyncIterator, Callable
 
     from aiohttp.http import StreamWriter
@@ -34,6 +37,10 @@ _BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _TAIL = 4
 _BODILESS = frozenset({204, 304})
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+MAY_WRITE = web.RequestKey("MAY_WRITE", bool)
+"""Set on a request while its answer is being sent: before that, a layer that writes to the client is stopped."""
 
 
 class Broken(Exception):
@@ -71,6 +78,7 @@ class Sending:
             await self._relay(response, now)
         else:
             self.status = response.status
+            self._request[MAY_WRITE] = True
             await response.prepare(self._request)
             await response.write_eof()
             self.bytes_out = response.body_length
@@ -93,7 +101,7 @@ class Sending:
         else:
             if self._stream:
                 transport.write(self._error_event(refusal))
-            transport.abort()  # to HTTP/1.0 a close would look like the end
+            _reset(transport)
 
     # ── Relays ──
 
@@ -191,6 +199,14 @@ class Sending:
             f"x-request-id: {self._exchange.id}\r\nConnection: close\r\n\r\n"
         )
         return head.encode("ascii") + body
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Close so that the peer sees it broken: where a body ends with the connection, an orderly close looks whole."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 async def _once(chunk: bytes) -> AsyncIterator[bytes]:
