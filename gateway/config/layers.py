@@ -102,7 +102,9 @@ class _ChainReader:
             return self._resolve(entry.use)
         except LookupError as error:
             self._fault(entry.named, str(error.args[0] if error.args else "no such plugin"))
-            return None
+        except Exception as error:  # noqa: BLE001 - importing somebody's module may fail in any way
+            self._fault(entry.named, f"the plugin cannot be loaded ({type(error).__name__})")
+        return None
 
     def _on_error(self, entry: _Entry, steps: Steps) -> OnError | None:
         if entry.on_error is None:

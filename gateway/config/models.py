@@ -48,7 +48,7 @@ _SEGMENT = r"[A-Za-z0-9._~!$&'()+,;=:@-]+"  # pchar, RFC 3986, 3.3, without * an
 _PREFIX = f"^/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?$"
 _BASE_URL = r"^(https?)://(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?" + f"((?:/{_SEGMENT})*)/?$"
 _DOT_SEGMENT = r"/\.{1,2}(?:/|$)"
-_SQLITE = r"^sqlite:///.+$"
+_SQLITE = r"^sqlite:///(?!:memory:|file:)[^?]+$"  # a file, and nothing that SQLite would read into its name
 _MAX_PORT = 65535
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
