@@ -11,10 +11,12 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The format of :meth:`PrometheusMetrics.render`."""
@@ -26,11 +28,21 @@ COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "layer_faults": ("Exceptions in layers.", ("layer",)),
         "taps_detached": ("Observers of answers that failed and were detached.", ("route",)),
         "upstream_errors": ("Exchanges that an upstream failed.", ("upstream", "kind")),
-        "log_lines_dropped": ("Log lines that could not be written.", ()),
-        "usage_rows_dropped": ("Exchanges whose usage could not be recorded.", ()),
     }
 )
 """Name, help and labels of every counter. Scraped as ``gateway_<name>_total``."""
+
+
+class _Followed(Collector):
+    """A counter that lives elsewhere."""
+
+    def __init__(self, name: str, text: str, read: Callable[[], int]) -> None:
+        self._name = name
+        self._text = text
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._text, value=self._read())
 
 
 class PrometheusMetrics:
@@ -44,6 +56,10 @@ class PrometheusMetrics:
         }
         gauge = Gauge("gateway_in_flight", "Requests that have begun and not ended.", registry=self._registry)
         gauge.set_function(in_flight)
+
+    def follow(self, name: str, text: str, read: Callable[[], int]) -> None:
+        """Show as ``gateway_<name>_total`` what somebody else counts; ``read`` is asked at every scrape."""
+        self._registry.register(_Followed(f"gateway_{name}", text, read))
 
     def count(self, name: str, **labels: str) -> None:
         """Add one. Raises KeyError for a counter, ValueError for labels, that :data:`COUNTERS` does not declare."""

@@ -81,7 +81,8 @@ class Sending:
             self._request[MAY_WRITE] = True
             await response.prepare(self._request)
             await response.write_eof()
-            self.bytes_out = response.body_length
+            body = response.body if isinstance(response, web.Response) else None
+            self.bytes_out = len(body) if isinstance(body, bytes) else response.body_length
             self.reusable = bool(response.keep_alive)
 
     def break_off(self, refusal: Refusal) -> None:

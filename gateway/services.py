@@ -88,6 +88,10 @@ async def open_services(config: GatewayConfig, in_flight: Callable[[], int]) -> 
         # Entering it loads the provider keys: the first poll tells of everything.
         await stack.enter_async_context(watch(store, keys.clear, lambda: credentials.reload(store), log=log))
         running.usage = await stack.enter_async_context(UsageWriter(store, clock=clock, log=log))
+        metrics.follow("log_lines_dropped", "Log lines that could not be written.", lambda: log.dropped)
+        metrics.follow(
+            "usage_rows_dropped", "Exchanges whose usage could not be recorded.", lambda: running.usage.dropped
+        )
         upstreams = _upstreams(config, metrics)
         for upstream in upstreams.values():
             await stack.enter_async_context(upstream)

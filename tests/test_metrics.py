@@ -60,5 +60,5 @@ def test_in_flight_is_asked_at_the_scrape() -> None:
 def test_two_gateways_count_apart() -> None:
     """There is no global registry."""
     one, other = PrometheusMetrics(), PrometheusMetrics()
-    one.count("log_lines_dropped")
-    assert scraped(other)["gateway_log_lines_dropped_total", ()] == 0
+    one.count("layer_faults", layer="x")
+    assert ("gateway_layer_faults_total", (("layer", "x"),)) not in scraped(other)

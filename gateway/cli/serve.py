@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import TYPE_CHECKING
 
@@ -21,9 +20,9 @@ def command(config_path: Path) -> None:
     """Serve until SIGTERM or Ctrl-C, then let running answers finish. A second signal ends at once."""
     from gateway.config import load  # noqa: PLC0415 - heavy: only who runs the verb waits for it
     from gateway.registry import resolve  # noqa: PLC0415
-    from gateway.server import serve  # noqa: PLC0415
+    from gateway.server import run  # noqa: PLC0415
 
-    asyncio.run(serve(load(config_path, resolve, os.environ), started=_say_where))
+    run(load(config_path, resolve, os.environ), started=_say_where)
 
 
 def _say_where(addresses: Mapping[str, tuple[str, int]]) -> None:

@@ -73,10 +73,21 @@ class State(Protocol):
 class Upstream(Protocol):
     """A provider as ``upstreams.NAME`` configures it."""
 
-    name: str
-    origin: str
-    dialect: str
-    needs_credential: bool
+    @property
+    def name(self) -> str:
+        """What the operator calls it."""
+
+    @property
+    def origin(self) -> str:
+        """``scheme://host[:port]``: what its credential is bound to."""
+
+    @property
+    def dialect(self) -> str:
+        """Whose bytes it speaks."""
+
+    @property
+    def needs_credential(self) -> bool:
+        """Whether requests carry a provider's key."""
 
 
 class StoreHealth(Protocol):

@@ -34,7 +34,7 @@ async def test_ready(world: World, away: bool, draining: bool, status: int, word
 
 async def test_metrics(world: World) -> None:
     """What was counted can be scraped."""
-    world.metrics.count("log_lines_dropped")
+    world.metrics.follow("log_lines_dropped", "Lost.", lambda: 1)
     async with world.serve("health") as get:
         answer = await get("GET", "/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
