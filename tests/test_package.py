@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parent.parent
+OURS = {*sys.stdlib_module_names, "compression", "gateway"}  # compression: the standard library's since 3.14
 LOCKS = ("run.txt", "dev.txt", "model.txt")
 
 
@@ -98,6 +101,31 @@ def test_setup_cfg_lists_every_package() -> None:
     inside = {path.parent.relative_to(ROOT).parts for path in folders}
     names = {".".join(("gateway", *parts) if parts[0] == "plugins" else parts) for parts in inside}
     assert set(parser["options"]["packages"].split()) == names
+
+
+def imported() -> dict[str, Path]:
+    """Each module that the shipped code imports from elsewhere, by its first name, and a file that does."""
+    found: dict[str, Path] = {}
+    for path in (*(ROOT / "gateway").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            found |= {name.partition(".")[0]: path for name in names}
+    return {name: path for name, path in found.items() if name not in OURS}
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A package that happens to be here, because a test or another package wants it, is missing where only we are."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = (*project["dependencies"], *project["optional-dependencies"]["speed"])
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
+    owners = packages_distributions()
+    undeclared = {
+        f"{name} in {path}"
+        for name, path in imported().items()
+        if declared.isdisjoint(map(canonicalize_name, owners.get(name, [])))
+    }
+    assert undeclared == set()
 
 
 # The locks
