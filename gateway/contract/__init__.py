@@ -43,7 +43,7 @@ from gateway.contract.facts import (
     Requirement,
     Secret,
 )
-from gateway.contract.plugin import Handler, OnError, Plugin, PluginConfig
+from gateway.contract.plugin import Handler, OnError, Plugin, PluginConfig, Question
 from gateway.contract.services import (
     Bucket,
     Clock,
@@ -85,6 +85,7 @@ __all__ = [
     "Plugin",
     "PluginConfig",
     "Principal",
+    "Question",
     "Rate",
     "Refusal",
     "Relay",

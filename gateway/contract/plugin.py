@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
-    from gateway.contract.facts import Requirement
+    from gateway.contract.facts import Fact, Requirement
     from gateway.contract.services import Services
 
 
@@ -20,6 +22,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 OnError = Literal["closed", "open"]
 """What a fault of a layer does to the exchange: refuses it (500), or goes on as if the layer were not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request that is only thought of: what ``gateway explain`` asks the layers about.
+
+    ``facts`` is what the layers before would have established; a layer adds what it would establish itself.
+    """
+
+    method: str
+    path: str
+    prefix: str
+    model: str | None
+    facts: dict[Fact[Any], Any]
 
 
 class PluginConfig(BaseModel):
@@ -54,6 +70,21 @@ class Plugin:
     def provides(self) -> frozenset[Requirement]:
         """Facts that are established whenever this layer calls its handler."""
         return frozenset()
+
+    def endpoints(self) -> Sequence[str]:
+        """What a terminal layer answers, as ``METHOD /path`` below its route with ``*`` for one segment.
+
+        Empty: anything, as a forwarder does. A layer that authorises is checked against it at load, so that a matrix
+        which forgets an endpoint does not start.
+        """
+        return ()
+
+    async def explain(self, question: Question) -> str:
+        """What this layer would do with such a request, in a few words for the operator.
+
+        Raise the Refusal that it would raise. Take nothing, count nothing, send nothing.
+        """
+        return "passes it on"
 
     async def __aenter__(self) -> Self:
         """Open what the layer keeps open. Failing here keeps the running generation."""
