@@ -8,7 +8,7 @@ closers first (an upstream connection is aborted), then the ``on_done`` callback
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from aiohttp import hdrs, web
 
@@ -33,6 +33,16 @@ if TYPE_CHECKING:
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's number for a client that left before it had an answer."""
+
+
+class Connection(Protocol):
+    """The client's connection, as far as the edge knows it."""
+
+    def began(self, body: RequestBody) -> None:
+        """Know that an exchange has begun."""
+
+    def ended(self) -> None:
+        """Know that it has ended."""
 
 
 class GatewayRequest(web.Request):
@@ -154,6 +164,7 @@ class Edge:
             self._services.log.error("exchange failed", request=exchange.id, error=error)
             sending.break_off(Refusal(500, "server_error", "The gateway failed."))
         finally:
+            cast("Connection", request.protocol).ended()
             self._finish(exchange, sending, ended)
         return _KEEP if sending.reusable and not self._services.is_draining() else _CLOSE
 
@@ -186,6 +197,7 @@ class Edge:
         for observer in self._observers:
             exchange.on_done(observer)
         request[EXCHANGE] = exchange
+        cast("Connection", request.protocol).began(exchange.body)
         return exchange
 
     async def _answer(self, request: GatewayRequest, exchange: Exchange, generation: Generation) -> web.StreamResponse:

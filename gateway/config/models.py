@@ -133,7 +133,7 @@ class BaseUrl:
         """Raises ValueError, without the value: a URL may hold a password."""
         if not isinstance(value, str):
             raise ValueError("write a URL: https://api.openai.com/v1")  # noqa: TRY004 - pydantic wants ValueError
-        if "@" in value:
+        if re.match(r"[a-z]+://[^/?#]*@", value):
             raise ValueError("no user or password in a URL; keys belong into the vault")
         if "?" in value or "#" in value:
             raise ValueError("no query and no fragment: what the client sends is appended to this URL")
@@ -410,6 +410,24 @@ class LimitsConfig(_Section):
     max_in_flight: int = Field(default=10_000, ge=1)
     """Exchanges at a time; one more gets 503."""
 
+    max_connections: int = Field(default=20_000, ge=1)
+    """Client connections of one listener at a time, idle ones included; one more gets 503 and is closed."""
+
+    header_timeout: PositiveDuration = 15.0
+    """From a request's first byte, or a connection's first moment, to the end of the headers. Default 15s."""
+
+    idle_timeout: PositiveDuration = 75.0
+    """How long a connection without a request is kept. Default 75s."""
+
+    body_timeout: PositiveDuration = 30.0
+    """How long a client may keep us waiting for its body, all waiting together. Default 30s."""
+
+    min_body_rate: PositiveSize = 1024
+    """Bytes of body that earn a client one more second of waiting. Default 1KiB."""
+
+    write_timeout: PositiveDuration = 60.0
+    """How long a client may read nothing of what it was sent before it counts as gone. Default 60s."""
+
 
 class GatewayConfig(_Section):
     """The gateway's configuration."""
@@ -417,7 +435,9 @@ class GatewayConfig(_Section):
     listeners: Mapping[Name, ListenerConfig] = Field(min_length=1)
     """The sockets to listen on, by name."""
 
-    store: str = Field(default="sqlite:///data/gateway.db", json_schema_extra={"pattern": _SQLITE})
+    store: str = Field(
+        default="sqlite:///data/gateway.db", validate_default=True, json_schema_extra={"pattern": _SQLITE}
+    )
     """Where keys and usage are kept: ``sqlite:///FILE``, relative to gateway.yaml, or ``sqlite:////absolute/FILE``."""
 
     state: str = Field(default="memory://", json_schema_extra={"const": "memory://"})
@@ -435,7 +455,7 @@ class GatewayConfig(_Section):
     """Networks whose ``X-Forwarded-*`` headers are believed. Empty: nobody's."""
 
     vault: VaultConfig
-    """How the providers' keys are sealed in the store."""
+    """The seal of the providers' keys."""
 
     auth_cache: AuthCacheConfig = AuthCacheConfig()
     """What is remembered of API keys."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,7 +24,20 @@ class RequestBody:
     sends ``100 Continue`` where the client waits for it, so a refused request never uploads.
     """
 
-    __slots__ = ("_complete", "_content", "_head", "_json", "_on_first_read", "declared", "limit", "received")
+    __slots__ = (
+        "_complete",
+        "_content",
+        "_expired",
+        "_head",
+        "_json",
+        "_on_first_read",
+        "_reader",
+        "_waited_s",
+        "_waiting_since",
+        "declared",
+        "limit",
+        "received",
+    )
 
     def __init__(
         self,
@@ -37,6 +51,10 @@ class RequestBody:
         self._head: list[bytes] = []
         self._json: Any = None
         self._on_first_read = on_first_read
+        self._reader: asyncio.Task[Any] | None = None
+        self._waiting_since = 0.0
+        self._waited_s = 0.0
+        self._expired = False
         self._complete = declared == 0 or (content.is_eof() and content.total_bytes == 0)
         self.declared = declared
         self.limit = limit
@@ -82,11 +100,7 @@ class RequestBody:
         if self._on_first_read is not None:
             self._on_first_read()
             self._on_first_read = None
-        try:
-            chunk: bytes = await self._content.readany()
-        except web.RequestPayloadError as error:
-            # The client's chunked framing broke: nothing that follows on this connection can be trusted.
-            raise Refusal(400, "bad_request", "The request body's framing is malformed.", close=True) from error
+        chunk = await self._next_chunk()
         if not chunk:
             self._complete = True
             return
@@ -94,6 +108,35 @@ class RequestBody:
         self._complete = self._content.at_eof()
         self._check(self.received)
         self._head.append(chunk)
+
+    async def _next_chunk(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        self._reader, self._waiting_since = asyncio.current_task(), loop.time()
+        try:
+            chunk: bytes = await self._content.readany()
+        except web.RequestPayloadError as error:
+            # The client's chunked framing broke: nothing that follows on this connection can be trusted.
+            raise Refusal(400, "bad_request", "The request body's framing is malformed.", close=True) from error
+        except asyncio.CancelledError:
+            if not self._expired or self._reader is None or self._reader.uncancel() > 0:
+                raise
+            raise Refusal(408, "request_timeout", "The request body came too slowly.", close=True) from None
+        finally:
+            self._reader = None
+            self._waited_s += loop.time() - self._waiting_since
+        return chunk
+
+    def expire_if_overdue(self, now: float, *, timeout_s: float, min_rate: int) -> None:
+        """End the wait for a client that sends too slowly: whoever reads gets a 408 Refusal.
+
+        All waiting together may take ``timeout_s`` seconds and one more for every ``min_rate`` bytes that came, so a
+        byte every three seconds buys nothing. Time in which nobody reads does not count. ``now`` is the loop's time.
+        """
+        if self._reader is None or self._expired:
+            return
+        if self._waited_s + now - self._waiting_since > timeout_s + self.received / min_rate:
+            self._expired = True
+            self._reader.cancel()
 
     def _check(self, size: int) -> None:
         if size > self.limit:

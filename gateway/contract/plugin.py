@@ -79,7 +79,7 @@ class Plugin:
         """
         return ()
 
-    async def explain(self, question: Question) -> str:
+    async def explain(self, question: Question) -> str:  # noqa: ARG002 - for those that look
         """What this layer would do with such a request, in a few words for the operator.
 
         Raise the Refusal that it would raise. Take nothing, count nothing, send nothing.
