@@ -18,14 +18,14 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 864
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _PERIODS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}
 
-_DURATION = r"^(\d{1,12}(?:\.\d{1,12})?) ?(ms|s|min|m|h|d)$"
-_SIZE = r"^(\d{1,12}(?:\.\d{1,12})?) ?(B|KB|MB|GB|KiB|MiB|GiB)$"
-_RATE = r"^(\d{1,12}) ?/ ?(sec|s|min|m|hour|h|day|d)$"
+_DURATION = r"^([0-9]{1,12}(?:\.[0-9]{1,12})?) ?(ms|s|min|m|h|d)$"
+_SIZE = r"^([0-9]{1,12}(?:\.[0-9]{1,12})?) ?(B|KB|MB|GB|KiB|MiB|GiB)$"
+_RATE = r"^([0-9]{1,12}) ?/ ?(sec|s|min|m|hour|h|day|d)$"
 
 
 def parse_duration(value: object) -> float:
     """``"1.5h"`` → 5400.0 seconds. Raises ValueError for anything else than a number with one of ms, s, m, h, d."""
-    match = re.match(_DURATION, value) if isinstance(value, str) else None
+    match = re.fullmatch(_DURATION, value) if isinstance(value, str) else None
     if match is None:
         msg = "write a duration with its unit: 500ms, 5s, 15m, 12h or 1d"
         raise ValueError(msg)
@@ -34,7 +34,7 @@ def parse_duration(value: object) -> float:
 
 def parse_size(value: object) -> int:
     """``"64KiB"`` → 65536 bytes. KB is 1000, KiB is 1024."""
-    match = re.match(_SIZE, value) if isinstance(value, str) else None
+    match = re.fullmatch(_SIZE, value) if isinstance(value, str) else None
     if match is None:
         msg = "write a size with its unit: 512B, 64KiB, 10MiB or 1GiB"
         raise ValueError(msg)
@@ -64,7 +64,7 @@ class Rate:
         """``"60/min"`` → Rate(60, 60.0)."""
         if isinstance(value, Rate):
             return value
-        match = re.match(_RATE, value) if isinstance(value, str) else None
+        match = re.fullmatch(_RATE, value) if isinstance(value, str) else None
         if match is None or int(match[1]) < 1:
             msg = "write a rate as a positive number and a period: 60/min, 10/s, 1000/h or 5000/day"
             raise ValueError(msg)

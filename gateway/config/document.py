@@ -61,6 +61,19 @@ _PLAIN: tuple[tuple[re.Pattern[str], Callable[[str], Scalar]], ...] = (
 )
 
 
+_SLIPS = (
+    ("'\\t'", "a tab; YAML is indented with spaces"),
+    ("mapping values are not allowed", "a colon too many, or a wrong indentation; text with a colon stands in quotes"),
+    ("sequence entries are not allowed", "a dash where no list can begin; check the indentation"),
+    ("expected <block end>", "the indentation, or a dash, does not fit the lines above"),
+    ("expected '<document start>'", "the indentation, or a dash, does not fit the lines above"),
+    ("could not find expected ':'", "a key without its colon"),
+    ("but got '{'", "a brace where none can stand; inside { } and [ ] a ${NAME} stands in quotes"),
+    ("expected ',' or '", "a comma or a closing bracket is missing before this"),
+)
+"""What the parser says of the commonest slips, and what it means."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A value and the line where it begins; in a mapping that is the line of its key."""
@@ -209,6 +222,7 @@ class _Composer:
     def document(self) -> Node:
         self._expect(StreamStartEvent)
         if isinstance(self._next(), StreamEndEvent):
+            self._line = 1
             self._stop("is empty: a gateway needs at least listeners, vault and routes")
         root = self._node(self._next(), ())
         self._expect(DocumentEndEvent)
@@ -289,16 +303,17 @@ class _Composer:
 
     def _mapping(self, line: int, steps: Steps) -> Node:
         entries: dict[str, Node] = {}
-        lines: dict[str, int] = {}
         while not isinstance(event := self._next(), MappingEndEvent):
             key_line = event.start_mark.line + 1
             key = self._key(event, steps)
             value = self._node(self._next(), (*steps, key))
-            if key in entries:
-                self._fault(key_line, (*steps, key), f"this key stands in line {lines[key]} already")
-                continue
-            entries[key] = replace(value, line=key_line)
-            lines[key] = key_line
+            if key == "<<":
+                self._fault(key_line, steps, "merge keys (<<) are no part of YAML 1.2; alias a whole value")
+            elif key in entries:
+                problem = f"this key stands in line {entries[key].line} already"
+                self._fault(key_line, (*steps, key), problem)
+            else:
+                entries[key] = replace(value, line=key_line)
         return Node(entries, line, 1 + sum(entry.size for entry in entries.values()))
 
     def _key(self, event: Event, steps: Steps) -> str:
@@ -337,12 +352,12 @@ def is_encodable(text: str) -> bool:
 
 
 def _syntax_problem(error: MarkedYAMLError) -> str:
-    """The parser's words without the file's: it quotes tag handles, and a value that forgot its quotes may be one."""
+    """What the parser stumbled over, in an operator's words where there are some."""
     problem = str(error.problem)
-    if "'\\t'" in problem:
-        return "a tab; YAML is indented with spaces"
-    if problem == "mapping values are not allowed here":
-        return "a colon too many, or a wrong indentation; text that contains a colon stands in quotes"
-    problem = re.sub(r"""(['"])(?!<)(?:(?!\1).){3,}\1""", "'…'", problem)
+    for said, meant in _SLIPS:
+        if said in problem:
+            return meant
+    # What stands where a tag would may be a password that begins with ! and forgot its quotes.
+    problem = re.sub(r"(tag handle) .*", r"\1", problem, flags=re.DOTALL)
     context = f" {error.context}" if error.context else ""
     return f"not YAML: {problem}{context}"

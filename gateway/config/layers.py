@@ -88,7 +88,9 @@ class _ChainReader:
         return None
 
     def _long_entry(self, steps: Steps, keys: dict[str, Node]) -> _Entry | None:
-        for key in keys.keys() - set(_LONG_FORM):
+        for key in keys:
+            if key in _LONG_FORM:
+                continue
             hint = near_miss(key, _LONG_FORM) or f"; known here: {', '.join(_LONG_FORM)}"
             self._fault((*steps, key), "is not supported yet" if key in _LATER else f"unknown key{hint}")
         use = keys["use"]

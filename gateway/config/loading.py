@@ -113,7 +113,7 @@ def _unknown_listeners(document: Document) -> Iterator[Fault]:
     for steps, route in _routes(document):
         listener = _text(route.child("listener"))
         if known and listener is not None and listener not in known:
-            hint = near_miss(listener, known) or f"; there are {', '.join(known)}"
+            hint = near_miss(listener, known) or f"; known here: {', '.join(known)}"
             yield document.fault((*steps, "listener"), f"there is no such listener{hint}")
 
 
