@@ -3,7 +3,7 @@
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
-PIP    := $(PYTHON) -m pip install -qq --disable-pip-version-check --no-input
+PIP    := $(PYTHON) -m pip install -qq --disable-pip-version-check --no-input --no-compile
 LOCKED := $(PIP) --require-hashes --no-deps
 NATIVE := --no-build-isolation
 UV     := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
@@ -40,6 +40,7 @@ format: $(VENV)/.dev ## let ruff rewrite the tree
 
 lock: $(VENV)/.dev ## write requirements/*.txt anew (ARGS=--upgrade for newer versions)
 	@cd requirements && export UV_CUSTOM_COMPILE_COMMAND='make lock' && \
+	../$(UV) $(ARGS) pip.in -o pip.txt && \
 	../$(UV) $(ARGS) --extra speed ../pyproject.toml run.in -o run.txt && \
 	../$(UV) $(ARGS) --extra speed --constraints run.txt ../pyproject.toml dev.in -o dev.txt && \
 	../$(UV) $(ARGS) --no-deps model.in -o model.txt
@@ -60,7 +61,7 @@ $(VENV)/.python:
 	    found=$$name; \
 	    "$$name" -c 'import ensurepip, venv' 2>/dev/null || continue; \
 	    echo "making $(VENV) with $$name"; \
-	    "$$name" -m venv --clear $(VENV) && touch $@ && exit; \
+	    "$$name" -m venv $(VENV) && touch $@ && exit; \
 	done; \
 	if [ -n "$$found" ]; then \
 	    echo "$$found cannot make environments: install its venv module (Debian, Ubuntu: apt install $$found-venv)"; \
@@ -68,7 +69,11 @@ $(VENV)/.python:
 	    echo 'Python 3.11 or newer is needed, and none of these is: $(PYTHONS)'; \
 	fi >&2; exit 1
 
-$(VENV)/.run: requirements/run.txt $(VENV)/.python
+$(VENV)/.pip: requirements/pip.txt $(VENV)/.python
+	@$(LOCKED) -r $<
+	@touch $@
+
+$(VENV)/.run: requirements/run.txt $(VENV)/.pip
 	@echo 'installing what serves'
 	@$(LOCKED) -r $<
 	@touch $@

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 OURS = {*sys.stdlib_module_names, "compression", "gateway"}  # compression: the standard library's since 3.14
-LOCKS = ("run.txt", "dev.txt", "model.txt")
+LOCKS = ("pip.txt", "run.txt", "dev.txt", "model.txt")
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

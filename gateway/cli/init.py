@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -192,7 +194,12 @@ def _tell(made: Made) -> None:
     if made.base_url is not None and made.key is not None:
         click.echo(_EXAMPLES.format(base_url=made.base_url, key=made.key.text.reveal()))
     elif made.complete:
-        click.echo("Everything is in place. Another key: gateway key create --name NAME")
+        click.echo(f"Everything is in place. Another key: {_program()} key create --name NAME")
+
+
+def _program() -> str:
+    """How this command is called from here: by its name, or by the path of who has no environment activated."""
+    return "gateway" if shutil.which("gateway") else sys.argv[0]
 
 
 _EXAMPLES = """
