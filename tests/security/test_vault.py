@@ -139,6 +139,14 @@ def test_another_data_key_is_named() -> None:
         VAULT.open(newer.seal(Secret("x"), "t", "r"), "t", "r")
 
 
+def test_the_version_cannot_be_relabelled() -> None:
+    """The version in the header is authenticated: a value does not pass for one of another data key."""
+    blob = KeyVault(bytes(32), version=1).seal(Secret("x"), "t", "r")
+    relabelled = blob[:1] + (2).to_bytes(4) + blob[5:]
+    with pytest.raises(CannotOpen):
+        KeyVault(bytes(32), version=2).open(relabelled, "t", "r")
+
+
 def test_another_vault_cannot_open() -> None:
     """A value sealed by a vault with the same master key and another data key stays closed."""
     other, _ = KeyVault.create(MASTER)

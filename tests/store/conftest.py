@@ -126,11 +126,11 @@ class SqliteFile:
         assert self.execute("PRAGMA journal_mode = DELETE") == [("delete",)]
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Another program holds the file for itself (``BEGIN EXCLUSIVE``)."""
+    def locked(self, how: str = "EXCLUSIVE") -> Iterator[None]:
+        """Another program is in a transaction that began so."""
         connection = sqlite3.connect(self.path, isolation_level=None)
         try:
-            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute(f"BEGIN {how}")
             yield
             connection.execute("ROLLBACK")
         finally:

@@ -169,11 +169,12 @@ async def test_a_folder_in_the_files_place_is_refused(file: SqliteFile, clock: H
                 pass
 
 
-async def test_a_lock_at_the_start_is_waited_for(file: SqliteFile, clock: HeldClock) -> None:
-    """F47: a store that another program holds for a moment opens as soon as it is let go."""
+@pytest.mark.parametrize("how", ["EXCLUSIVE", "IMMEDIATE"])
+async def test_a_lock_at_the_start_is_waited_for(file: SqliteFile, clock: HeldClock, how: str) -> None:
+    """F47: a store that another program holds for a moment opens as soon as it is let go, whatever the lock."""
     await made(file, clock)
     file.without_write_ahead_log()
-    with file.locked():
+    with file.locked(how):
         opening = asyncio.ensure_future(opened_and_asked(file, clock))
         done, _ = await asyncio.wait((opening,), timeout=SHORT_S)
         assert not done
@@ -243,6 +244,23 @@ async def test_a_call_that_hangs_ends_at_the_deadline(file: SqliteFile, clock: H
         while store._database._running:
             await asyncio.wait(store._database._running)
         assert len(await store.users.list()) == 1
+
+
+async def test_a_write_that_was_given_up_is_undone(file: SqliteFile, clock: HeldClock) -> None:
+    """F45: what ran out of its time holds no lock after it and is not committed behind its caller's back."""
+    await made(file, clock)
+    go_on = asyncio.Event()
+
+    async def write_and_hang(connection: Any) -> None:
+        await connection.execute(text("UPDATE changes SET number = 1000"))
+        await go_on.wait()
+
+    async with Store.open(file.url, clock=clock, deadline_s=SHORT_S) as store:
+        with pytest.raises(StoreUnavailable, match="did not answer"):
+            await store._database.write(write_and_hang)
+        await store.users.create("b@example.com", "hash", "member")
+        go_on.set()
+        assert await store.changes() == 2
 
 
 async def test_a_cancelled_call_leaves_the_store_whole(file: SqliteFile, clock: HeldClock) -> None:

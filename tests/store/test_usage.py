@@ -182,8 +182,8 @@ async def test_rows_wait_while_the_store_is_away(file: SqliteFile, clock: HeldCl
     ):
         with file.locked():
             writer.record(exchange(1), OUTCOME)
-            await asyncio.wait_for(log.told.wait(), timeout=10)
             writer.record(exchange(2), OUTCOME)
+            await asyncio.wait_for(log.told.wait(), timeout=10)
         assert len(await until_kept(store, 2)) == 2
     assert writer.dropped == 0
     assert len(log.events) == 1
