@@ -19,21 +19,18 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
-    DocumentEndEvent,
     MappingEndEvent,
-    MappingStartEvent,
     ScalarEvent,
     SequenceEndEvent,
     SequenceStartEvent,
     StreamEndEvent,
-    StreamStartEvent,
 )
 from ruamel.yaml.reader import ReaderError
 
 from gateway.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from ruamel.yaml.events import Event
@@ -82,6 +79,8 @@ class Node:
     line: int
     size: int = 1
     """How many nodes this one is, its parts included."""
+    height: int = 0
+    """How many levels there are below it."""
     referenced: bool = False
     """Whether the value came, in whole or in part, from outside the file, and may be secret."""
 
@@ -220,12 +219,12 @@ class _Composer:
         self._events: Iterator[Event] = YAML(typ="safe", pure=True).parse(text)
 
     def document(self) -> Node:
-        self._expect(StreamStartEvent)
+        self._next()  # the stream's start
         if isinstance(self._next(), StreamEndEvent):
             self._line = 1
             self._stop("is empty: a gateway needs at least listeners, vault and routes")
         root = self._node(self._next(), ())
-        self._expect(DocumentEndEvent)
+        self._next()  # the document's end
         if not isinstance(self._next(), StreamEndEvent):
             self._stop("a second document begins here; one file is one document")
         return root
@@ -237,18 +236,12 @@ class _Composer:
             self._line = 1 + self._text.count("\n", 0, error.position)
             self._stop("holds a control character, which YAML forbids")
         except MarkedYAMLError as error:
-            if error.problem_mark is not None:
-                self._line = error.problem_mark.line + 1
+            self._line = error.problem_mark.line + 1
             self._stop(_syntax_problem(error))
         except (YAMLError, ValueError):  # ValueError: ruamel, for an escape beyond the last character of Unicode
             self._stop("not YAML")
         self._line = event.start_mark.line + 1
         return event
-
-    def _expect(self, kind: type[Event]) -> None:
-        event = self._next()
-        if not isinstance(event, kind):
-            self._stop("not YAML")
 
     def _stop(self, problem: str) -> NoReturn:
         raise ConfigError([*self.faults, Fault(f"{self._file}:{self._line}", "", problem)])
@@ -259,20 +252,17 @@ class _Composer:
     def _node(self, event: Event, steps: Steps) -> Node:
         line = event.start_mark.line + 1
         if isinstance(event, AliasEvent):
-            return self._alias(event, line)
+            return self._alias(event, line, steps)
         if getattr(event, "tag", None) is not None:
             self._fault(line, steps, "tags (!) are refused; text that begins with ! stands in quotes")
-        if len(steps) > MAX_DEPTH:
-            self._stop(f"nested deeper than {MAX_DEPTH} levels")
+        self._check_depth(len(steps))
         match event:
             case ScalarEvent():
                 node = Node(self._scalar(event, steps), line)
             case SequenceStartEvent():
                 node = self._sequence(line, steps)
-            case MappingStartEvent():
+            case _:  # a MappingStartEvent: nothing else begins a node
                 node = self._mapping(line, steps)
-            case _:
-                self._stop("not YAML")
         self._count(1)
         anchor: str | None = getattr(event, "anchor", None)
         if anchor is not None:
@@ -280,15 +270,20 @@ class _Composer:
             self._anchors[anchor] = node
         return node
 
-    def _alias(self, event: AliasEvent, line: int) -> Node:
+    def _alias(self, event: AliasEvent, line: int, steps: Steps) -> Node:
         # The name is not repeated: `master_key: *hunter2` is a password without its quotes.
         node = self._anchors.get(event.anchor)
         if node is None:
             self._stop(
                 "an alias (*) to an anchor that does not stand before it; text that begins with * stands in quotes"
             )
+        self._check_depth(len(steps) + node.height)
         self._count(node.size)
         return replace(node, line=line)
+
+    def _check_depth(self, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            self._stop(f"nested deeper than {MAX_DEPTH} levels")
 
     def _count(self, nodes: int) -> None:
         self._nodes += nodes
@@ -299,7 +294,7 @@ class _Composer:
         items: list[Node] = []
         while not isinstance(event := self._next(), SequenceEndEvent):
             items.append(self._node(event, (*steps, len(items))))
-        return Node(items, line, 1 + sum(item.size for item in items))
+        return _branch(items, line, items)
 
     def _mapping(self, line: int, steps: Steps) -> Node:
         entries: dict[str, Node] = {}
@@ -314,17 +309,13 @@ class _Composer:
                 self._fault(key_line, (*steps, key), problem)
             else:
                 entries[key] = replace(value, line=key_line)
-        return Node(entries, line, 1 + sum(entry.size for entry in entries.values()))
+        return _branch(entries, line, entries.values())
 
     def _key(self, event: Event, steps: Steps) -> str:
         if not isinstance(event, ScalarEvent):
             self._stop("a key must be plain text")
         if event.tag is not None:
             self._fault(event.start_mark.line + 1, steps, "tags (!) are refused, on keys too")
-        if event.value == "<<":
-            self._fault(
-                event.start_mark.line + 1, steps, "merge keys (<<) are no part of YAML 1.2; alias a whole value"
-            )
         if event.anchor is not None:
             self._anchors[event.anchor] = Node(event.value, event.start_mark.line + 1)
         return str(event.value)
@@ -340,6 +331,12 @@ class _Composer:
                 if pattern.fullmatch(text):
                     return convert(text)
         return text
+
+
+def _branch(value: list[Node] | dict[str, Node], line: int, parts: Collection[Node]) -> Node:
+    size = 1 + sum(part.size for part in parts)
+    height = 1 + max((part.height for part in parts), default=0)
+    return Node(value, line, size, height)
 
 
 def is_encodable(text: str) -> bool:

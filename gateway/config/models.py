@@ -22,7 +22,6 @@ from pydantic import (
     GetJsonSchemaHandler,
     InstanceOf,
     PlainValidator,
-    PrivateAttr,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -31,12 +30,12 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.contract import Duration, OnError, Plugin, PluginConfig, Secret, Size
-from gateway.errors import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.config.document import Document, Steps
+    from gateway.errors import Fault
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -475,22 +474,21 @@ class GatewayConfig(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least level that is logged."""
 
-    _context: LoadContext | None = PrivateAttr(default=None)
+    _context: LoadContext
 
     def model_post_init(self, context: object, /) -> None:
-        """Keep the file that the values came from."""
-        if isinstance(context, LoadContext):
-            self._context = context
+        """Keep the file that the values came from. Raises TypeError unless ``load`` made them."""
+        if not isinstance(context, LoadContext):
+            raise TypeError("a GatewayConfig is made by gateway.config.load")
+        self._context = context
 
     @property
     def source(self) -> Path:
         """The file, as the operator named it."""
-        return self._context.source if self._context else Path("gateway.yaml")
+        return self._context.source
 
     def fault(self, problem: str, *steps: str | int) -> Fault:
         """``problem``, located in the file: ``config.fault("the port is taken", "listeners", "public", "bind")``."""
-        if self._context is None:
-            return Fault(str(self.source), ".".join(map(str, steps)), problem)
         return self._context.document.fault(steps, problem)
 
     @field_validator("store")

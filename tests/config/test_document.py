@@ -66,6 +66,7 @@ def test_small_aliases_are_welcome() -> None:
     """F61: operators reuse a chain; what is refused is only what grows without bound."""
     document = parse("chain: &c [x, {y: 1}]\nagain: *c\n", "f")
     assert document.root.plain() == {"chain": ["x", {"y": 1}], "again": ["x", {"y": 1}]}
+    assert parse("&key a: 1\nb: *key\n", "f").root.plain() == {"a": 1, "b": "a"}
 
 
 def test_what_aliases_expand_to_is_bounded() -> None:
@@ -108,6 +109,9 @@ def test_depth_is_bounded_before_the_interpreter_is() -> None:
     """F61: a megabyte of brackets is refused at once, without a RecursionError."""
     assert said("[" * MAX_FILE_BYTES) == "f:1: nested deeper than 32 levels"
     assert said("- " * MAX_FILE_BYTES) == "f:1: nested deeper than 32 levels"
+    # Each line is one level deeper than the one before, and none of them nests anything itself.
+    stairs = "a0: &a0 []\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 300))
+    assert said(stairs) == "f:32: nested deeper than 32 levels"
 
 
 def test_a_file_is_read_to_its_limit(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.config.models import Address, BaseUrl
+from gateway.config.models import Address, BaseUrl, GatewayConfig
 
 if TYPE_CHECKING:
     from tests.config.conftest import Load, Refused
@@ -131,6 +131,14 @@ def test_quantities_are_plain_and_finite(duration: str, refused: Refused, workin
     """No quantity overflows, and none is read from digits that only look like some."""
     (fault,) = refused(f"{working}drain_timeout: '${{TIME}}'\n", {"TIME": duration})
     assert fault.startswith("12 drain_timeout: write a duration")
+
+
+def test_a_configuration_comes_from_a_file() -> None:
+    """Whoever holds one can locate a fault in it."""
+    route = {"name": "a", "listener": "a", "path": "/", "chain": ()}
+    values = {"listeners": {"a": {"bind": "x:1"}}, "vault": {"master_key": "x"}, "routes": [route]}
+    with pytest.raises(TypeError, match=r"gateway\.config\.load"):
+        GatewayConfig.model_validate(values)
 
 
 def test_a_configuration_does_not_change(loaded: Load, working: str) -> None:

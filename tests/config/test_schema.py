@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import InstanceOf, PlainValidator
 
 from gateway.config import json_schema, load
 from gateway.config.document import parse, read
@@ -211,14 +212,14 @@ def test_a_type_that_json_schema_cannot_say_is_left_to_the_loader() -> None:
         class Config(PluginConfig):
             """Odd."""
 
-            when: complex
+            odd: Annotated[object, PlainValidator(bool)]
             """Odd."""
-            else_: type[int] = int
+            odder: InstanceOf[Path] | None = None
             """Odder."""
 
     editor = Draft202012Validator(json_schema({"odd": Odd}))
     listeners = {"public": {"bind": "127.0.0.1:1"}}
-    route = {"name": "a", "listener": "public", "path": "/", "chain": [{"odd": {"when": "1j"}}]}
+    route = {"name": "a", "listener": "public", "path": "/", "chain": [{"odd": {"odd": ["anything"]}}]}
     assert editor.is_valid({"listeners": listeners, "vault": {"master_key": "x"}, "routes": [route]})
-    route["chain"] = [{"odd": {"when": "1j", "whn": 1}}]
+    route["chain"] = [{"odd": {"even": 1}}]
     assert not editor.is_valid({"listeners": listeners, "vault": {"master_key": "x"}, "routes": [route]})
