@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @json_option
 def command(config_path: Path, as_json: bool) -> None:
     """Say whether a gateway could start with this configuration, or all that is wrong with it. Opens nothing."""
-    from gateway.config import load  # noqa: PLC0415 - heavy: only who runs the verb waits for it
-    from gateway.generation import Generation  # noqa: PLC0415
-    from gateway.registry import resolve  # noqa: PLC0415
-    from gateway.services import unopened  # noqa: PLC0415
+    from gateway.config import load
+    from gateway.generation import Generation
+    from gateway.registry import resolve
+    from gateway.services import unopened
 
     config = load(config_path, resolve, os.environ)
     Generation(config, unopened(config))

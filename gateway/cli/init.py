@@ -71,12 +71,12 @@ def command(config_path: Path, as_json: bool, admin: str) -> None:
 
 
 async def _init(config_path: Path, made: Made) -> None:
-    from gateway.cli.desk import desk_of  # noqa: PLC0415 - heavy: only who runs the verb waits for it
-    from gateway.clock import SystemClock  # noqa: PLC0415
-    from gateway.config import load  # noqa: PLC0415
-    from gateway.registry import resolve  # noqa: PLC0415
-    from gateway.security.passwords import random_password  # noqa: PLC0415
-    from gateway.store.store import Store  # noqa: PLC0415
+    from gateway.cli.desk import desk_of
+    from gateway.clock import SystemClock
+    from gateway.config import load
+    from gateway.registry import resolve
+    from gateway.security.passwords import random_password
+    from gateway.store.store import Store
 
     template = files("gateway.cli").joinpath("gateway.yaml").read_text(encoding="utf-8")
     if _write_once(config_path, template, mode=0o644):
@@ -98,7 +98,7 @@ async def _init(config_path: Path, made: Made) -> None:
 
 def _offer_master_key(config_path: Path) -> Secret | None:
     """A new master key, where the configuration asks for ours and nobody has given it one."""
-    from gateway.security.vault import new_master_key  # noqa: PLC0415 - heavy: only who runs the verb waits for it
+    from gateway.security.vault import new_master_key
 
     asked = f"${{{MASTER_KEY}" in config_path.read_text(encoding="utf-8", errors="replace")
     given = MASTER_KEY in os.environ or _env_file(config_path).exists()
@@ -109,8 +109,8 @@ async def _vault(
     store: Store, config: GatewayConfig, offered: Secret | None, config_path: Path, made: Made
 ) -> KeyVault:
     """The store's vault; a new one where it has none. The master key is on disk before anything depends on it."""
-    from gateway.security.vault import KeyVault  # noqa: PLC0415 - heavy: only who runs the verb waits for it
-    from gateway.services import unlock  # noqa: PLC0415
+    from gateway.security.vault import KeyVault
+    from gateway.services import unlock
 
     env_file = _env_file(config_path)
     exists = await store.vault.read() is not None

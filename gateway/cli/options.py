@@ -52,7 +52,7 @@ def read_secret(prompt: str, *, confirm: bool = False) -> Secret:
 
     Raises click.UsageError where nothing was given.
     """
-    from gateway.contract import Secret  # noqa: PLC0415 - heavy: only who runs the verb waits for it
+    from gateway.contract import Secret
 
     if sys.stdin.isatty():
         text: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)

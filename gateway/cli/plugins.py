@@ -24,7 +24,7 @@ def command(as_json: bool) -> None:
     Needs and provides are those of an entry without options; they are left out where a layer has options that must be
     given.
     """
-    from gateway.registry import available, resolve  # noqa: PLC0415 - heavy: only who runs the verb waits for it
+    from gateway.registry import available, resolve
 
     try:
         rows = [_row(entry, resolve(name)) for name, entry in available().items()]
@@ -55,7 +55,7 @@ def _facts(plugin: type[Plugin]) -> tuple[list[str] | None, list[str] | None]:
 
 def _nothing_open() -> Services:
     """Services for a constructor, which by contract keeps them and touches none."""
-    from gateway.contract import Services  # noqa: PLC0415 - heavy: only who runs the verb waits for it
+    from gateway.contract import Services
 
     nothing = cast("Any", None)
     return Services(

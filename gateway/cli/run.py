@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def at_desk(config_path: Path, act: Callable[[Desk], Awaitable[T]]) -> T:
     """What ``act`` answers."""
-    from gateway.cli.desk import open_desk  # noqa: PLC0415 - a second of imports: only who acts waits for it
+    from gateway.cli.desk import open_desk
 
     async def run() -> T:
         async with open_desk(config_path) as desk:

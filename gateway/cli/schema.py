@@ -12,7 +12,7 @@ from gateway.cli.output import print_json
 @no_config_option
 def command() -> None:
     """Print the JSON Schema of gateway.yaml for editors, with every installed layer."""
-    from gateway.config import json_schema  # noqa: PLC0415 - heavy: only who runs the verb waits for it
-    from gateway.registry import builtins  # noqa: PLC0415
+    from gateway.config import json_schema
+    from gateway.registry import builtins
 
     print_json(json_schema(builtins()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 @config_option
 def command(config_path: Path) -> None:
     """Serve until SIGTERM or Ctrl-C, then let running answers finish. A second signal ends at once."""
-    from gateway.config import load  # noqa: PLC0415 - heavy: only who runs the verb waits for it
-    from gateway.registry import resolve  # noqa: PLC0415
-    from gateway.server import run  # noqa: PLC0415
+    from gateway.config import load
+    from gateway.registry import resolve
+    from gateway.server import run
 
     run(load(config_path, resolve, os.environ), started=_say_where)
 
 
 def _say_where(addresses: Mapping[str, tuple[str, int]]) -> None:
-    for name, (host, port) in addresses.items():
-        click.echo(f"{name} listens on {f'[{host}]' if ':' in host else host}:{port}")
+    with suppress(OSError):  # nobody reads our stdout: no reason not to serve
+        for name, (host, port) in addresses.items():
+            click.echo(f"{name} listens on {f'[{host}]' if ':' in host else host}:{port}")
