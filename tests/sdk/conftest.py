@@ -8,20 +8,18 @@ import pytest
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
-from tests.worlds.fronts import Front, gateway_program
+from tests.worlds.fronts import PROVIDER_KEY, Front, gateway_program
 from tests.worlds.providers import aimock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-PROVIDER_KEY = "sk-provider-0123456789"
 
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     """A gateway in front of aimock, which answers 401 to whatever does not carry the provider's key."""
     workdir = tmp_path_factory.mktemp("sdk")
-    with aimock(PROVIDER_KEY, workdir) as upstream, gateway_program(upstream, PROVIDER_KEY, workdir) as front:
+    with aimock(PROVIDER_KEY, workdir) as upstream, gateway_program(upstream, workdir) as front:
         yield front
 
 

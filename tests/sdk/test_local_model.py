@@ -19,7 +19,7 @@ async def test_real_tokens(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A real model's answer, sampled the same way, is the same whole and streamed, and the tokens are counted."""
     workdir = tmp_path_factory.mktemp("model")
     options = {"model": "smollm2", "messages": PROMPT, "max_tokens": 16, "temperature": 0, "seed": 1}
-    with local_model(workdir) as upstream, gateway_program(upstream, "none", workdir) as gateway:
+    with local_model(workdir) as upstream, gateway_program(upstream, workdir) as gateway:
         async with AsyncOpenAI(base_url=f"{gateway.origin}/v1", api_key=gateway.key) as client:
             whole = await client.chat.completions.create(**options)  # type: ignore[call-overload]
             stream = await client.chat.completions.create(**options, stream=True)  # type: ignore[call-overload]

@@ -1,35 +1,169 @@
-"""What a client talks to: the gateway, or the naive proxy that it is measured against."""
+"""What a client talks to: the gateway, or the naive proxy that it is measured against.
+
+:func:`gateway` and :func:`naive` run on the test's own loop, so that a hundred of them are cheap;
+:func:`gateway_program` is what an operator runs, made with the commands that an operator uses.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import subprocess
 import sys
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from aiohttp import web
+
+from gateway.testing import running_gateway
+from tests.naive_proxy import create_app
 from tests.worlds.programs import Program, running
 from tests.worlds.providers import TESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from aiohttp.typedefs import Middleware
+
+PROVIDER_KEY = "sk-provider-0123456789abcdef"
+"""What the naive proxy and the gateway's programs present to their upstream."""
+
+FULL_CHAIN = (
+    "security_headers",
+    "cors: {origins: ['https://llm-gateway.com'], credentials: true}",
+    "rate_limit: {by: ip, requests: 1000000/min}",
+    "api_key_auth",
+    "rate_limit: {by: key, requests: 1000000/min}",
+    "demo",
+    "vault",
+)
+"""Every layer that stands in front of `forward`, with limits that no test reaches."""
+
+LEAN_CHAIN = ("api_key_auth", "vault")
+"""What `forward` needs in front of it, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """A proxy under test: where it listens, a key that it accepts, and its process."""
+    """A proxy under test.
+
+    ``key`` is one that it accepts, ``provider_key`` what it presents to its upstream. ``admin`` is the origin of health
+    and metrics, where there is one; ``program`` its process, where it has one of its own.
+    """
 
     origin: str
-    key: str
-    program: Program
+    key: str = field(repr=False)
+    provider_key: str = field(repr=False)
+    admin: str = ""
+    folder: Path = Path()
+    program: Program | None = None
+
+
+def configuration(upstream: str, chain: Sequence[str], extra: str = "") -> str:
+    """A gateway.yaml in front of ``upstream``, an origin: ``/v1/messages`` is Anthropic's, the rest OpenAI's."""
+    layers = "\n".join(f"      - {layer}" for layer in chain)
+    return f"""
+listeners:
+  admin: {{bind: 127.0.0.1:0}}
+  public: {{bind: 127.0.0.1:0}}
+store: sqlite:///gateway.db
+vault: {{master_key: "${{GATEWAY_MASTER_KEY}}"}}
+{extra}
+upstreams:
+  openai: {{base_url: {upstream}/v1, dialect: openai, credential: bearer}}
+  anthropic: {{base_url: {upstream}/v1/messages, dialect: anthropic, credential: {{header: x-api-key}}}}
+routes:
+  - name: openai
+    listener: public
+    path: /v1/
+    chain:
+{layers}
+      - forward: {{upstream: openai}}
+  - name: anthropic
+    listener: public
+    path: /v1/messages
+    chain:
+{layers}
+      - forward: {{upstream: anthropic}}
+  - name: health
+    listener: admin
+    paths: [/healthz, /readyz, /metrics]
+    chain: [health]
+"""
+
+
+@asynccontextmanager
+async def gateway(upstream: str, *, chain: Sequence[str] = FULL_CHAIN, extra: str = "") -> AsyncIterator[Front]:
+    """The gateway on this loop. ``extra`` is added to its configuration."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        # What a broken test leaves open must not hold it for the ten minutes that operators want.
+        text = configuration(upstream, chain, f"drain_timeout: 0s\n{extra}")
+        async with running_gateway(text, folder) as live:
+            yield Front(
+                live.url("").removesuffix("/"),
+                live.key,
+                live.provider_keys["openai"],
+                live.url("", "admin").removesuffix("/"),
+                folder,
+            )
+
+
+@asynccontextmanager
+async def naive(upstream: str, *, middlewares: Sequence[Middleware] = ()) -> AsyncIterator[Front]:
+    """The naive proxy on this loop, logging to standard error as its own main program does."""
+    handler = logging.StreamHandler(sys.stderr)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    app = create_app(upstream, PROVIDER_KEY)
+    app.middlewares.extend(middlewares)
+    # Not 0, which means for ever.
+    runner = web.AppRunner(app, shutdown_timeout=0.05)
+    try:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield Front(f"http://127.0.0.1:{site.port}", "gw_" + "x" * 32, PROVIDER_KEY)
+    finally:
+        await runner.cleanup()
+        root.removeHandler(handler)
+        root.setLevel(level)
 
 
 @contextmanager
-def gateway_program(upstream: str, provider_key: str, workdir: Path) -> Iterator[Front]:
-    """One."""
+def gateway_program(
+    upstream: str, folder: Path, *, chain: Sequence[str] = FULL_CHAIN, extra: str = "", provider_key: str = PROVIDER_KEY
+) -> Iterator[Front]:
+    """The gateway as an operator makes and runs it: a file, ``init``, ``provider-key set``, ``serve``."""
+    command = Path(sys.executable).parent / "gateway"
+    (folder / "gateway.yaml").write_text(configuration(upstream, chain, extra))
+    made = _say(command, "init", "--json", folder=folder)
+    for name in ("openai", "anthropic"):
+        _say(command, "provider-key", "set", name, folder=folder, told=provider_key)
     with running(
-        [sys.executable, TESTS / "naive_proxy.py", upstream, provider_key, "18080"],
-        ready=r"Running on (http://127\.0\.0\.1:[1-9]\d*)",
-        output=workdir / "naive.log",
+        [command, "serve"], ready=r"public listens on (127\.0\.0\.1:\d+)", output=folder / "output", cwd=folder
     ) as program:
-        yield Front(program.said(), "gw_x", program)
+        admin = next(line.split()[-1] for line in program.text().splitlines() if line.startswith("admin listens on "))
+        key = json.loads(made)["key"]["key"]
+        yield Front(f"http://{program.said()}", key, provider_key, f"http://{admin}", folder, program)
+
+
+@contextmanager
+def naive_program(upstream: str, folder: Path) -> Iterator[Front]:
+    """The naive proxy as its author runs it."""
+    with running(
+        [sys.executable, TESTS / "naive_proxy.py", upstream, PROVIDER_KEY, "0"],
+        ready=r"Running on (http://127\.0\.0\.1:\d+)",
+        output=folder / "output",
+    ) as program:
+        yield Front(program.said(), "gw_" + "x" * 32, PROVIDER_KEY, program=program)
+
+
+def _say(*command: str | Path, folder: Path, told: str = "") -> bytes:
+    """Run a verb to its end and return what it printed."""
+    return subprocess.run(command, cwd=folder, input=told.encode(), stdout=subprocess.PIPE, check=True).stdout

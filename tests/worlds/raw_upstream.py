@@ -21,6 +21,7 @@ empty script. Connections and scripts end with the upstream.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
@@ -29,6 +30,9 @@ from tests.worlds.wire import PeerGone, Wire
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+BACKLOG = 2048
+"""Connections that wait to be accepted: a test may open a thousand at once."""
 
 Script = Callable[[Wire], Awaitable[None]]
 """What the upstream does on one connection."""
@@ -49,28 +53,36 @@ def answering(answer: bytes) -> Script:
     return script
 
 
+def listening_socket() -> socket.socket:
+    """A socket that listens on a free port of loopback."""
+    return socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+
+
 class RawUpstream:
     """A listener on loopback whose connections run a script, for ``async with``.
 
     The end of the block aborts the connections and cancels the scripts that still wait. A script that failed, for
-    another reason than that its peer left, fails the block.
+    another reason than that its peer left, fails the block. ``script`` may be replaced, for the connections that are
+    still to come. ``sock`` is a listening socket to accept from instead of a new one; it stays open, so that one proxy
+    can meet many upstreams in turn at one address.
     """
 
-    def __init__(self, script: Script = silence, *, deadline_s: float = 10.0, backlog: int = 2048) -> None:
+    def __init__(
+        self, script: Script = silence, *, sock: socket.socket | None = None, deadline_s: float = 10.0
+    ) -> None:
         self.connections: list[Wire] = []
-        self._script = script
+        self.script = script
         self._deadline_s = deadline_s
-        self._backlog = backlog
+        self._sock = sock or listening_socket()
+        self._owns_sock = sock is None
         self._accepted = asyncio.Condition()
         self._server: asyncio.Server | None = None
-        self._tasks = asyncio.TaskGroup()
         self._scripts: list[asyncio.Task[None]] = []
 
     @property
     def port(self) -> int:
-        """The port that the system chose."""
-        assert self._server is not None, "not entered yet"
-        port: int = self._server.sockets[0].getsockname()[1]
+        """Where it listens."""
+        port: int = self._sock.getsockname()[1]
         return port
 
     @property
@@ -86,8 +98,7 @@ class RawUpstream:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        await self._tasks.__aenter__()
-        self._server = await loop.create_server(self._accept, "127.0.0.1", 0, backlog=self._backlog)
+        self._server = await loop.create_server(self._accept, sock=self._sock.dup(), backlog=BACKLOG)
         return self
 
     async def __aexit__(
@@ -95,16 +106,22 @@ class RawUpstream:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        if self._owns_sock:
+            self._sock.close()
         for wire in self.connections:
             wire.transport.abort()
             await wire.lost.wait()
         for script in self._scripts:
             script.cancel()
-        await self._tasks.__aexit__(kind, error, trace)
+        ends = await asyncio.gather(*self._scripts, return_exceptions=True)
+        failures = [end for end in ends if isinstance(end, Exception)]
+        if failures and error is None:
+            raise failures[0]
 
     def _accept(self) -> Wire:
         wire = Wire(deadline_s=self._deadline_s)
-        self._scripts.append(self._tasks.create_task(self._run(wire)))
+        # Not a TaskGroup: it would wrap what the test itself raises in a group.
+        self._scripts.append(asyncio.get_running_loop().create_task(self._run(wire)))
         return wire
 
     async def _run(self, wire: Wire) -> None:
@@ -113,4 +130,4 @@ class RawUpstream:
         async with self._accepted:
             self._accepted.notify_all()
         with suppress(PeerGone):
-            await self._script(wire)
+            await self.script(wire)
