@@ -138,6 +138,7 @@ def test_the_providers_own_error_is_an_honest_end(path: str, error: bytes) -> No
         (CHAT, event('"[DONE]"')),
         (RESPONSES, event({"type": "response.output_text.delta", "delta": '{"type":"response.completed"}'})),
         (RESPONSES, event({"type": "response.output_item.done", "item": {"type": "error"}})),
+        (MESSAGES, event({"type": "message_stop"}, "ping")),
         (MESSAGES, event({"type": "content_block_delta", "delta": {"text": '"type": "message_stop"'}})),
     ],
 )
@@ -164,6 +165,12 @@ def test_usage_of_a_whole_stream(path: str, stream: list[bytes], usage: Usage) -
 def test_usage_of_a_stream_that_was_cut() -> None:
     """F28: what was reported before the cut is known: Anthropic's input from the first event on."""
     assert watched(MESSAGES, MESSAGES_STREAM[:2]).usage == Usage(input=1125, output=1, cached=1000, model="claude-x")
+
+
+def test_a_terminator_after_the_end_takes_nothing_away() -> None:
+    """Servers that close a response's stream with [DONE] as well leave its usage known."""
+    usage = watched(RESPONSES, [*RESPONSES_STREAM, DONE]).usage
+    assert usage == Usage(input=37, output=11, cached=12, reasoning=7, model="gpt-x")
 
 
 def test_usage_in_every_chunk() -> None:

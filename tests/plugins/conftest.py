@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, TCPConnector, web
 
 from gateway.config import load
 from gateway.contract import Principal, Secret, Services
@@ -137,6 +137,9 @@ class World:
     metrics: PrometheusMetrics = field(default_factory=PrometheusMetrics)
     draining: bool = False
 
+    def __post_init__(self) -> None:
+        self.state = MemoryState(self.clock)
+
     def new_key(self, **principal: Any) -> str:
         """Issue a key."""
         key = new_api_key().reveal()
@@ -150,7 +153,7 @@ class World:
             clock=self.clock,
             keys=self.keys,
             store=self.keys,
-            state=MemoryState(self.clock),
+            state=self.state,
             vault=self.sealed,
             upstreams={},
             log=self.log,
@@ -160,27 +163,35 @@ class World:
 
     @asynccontextmanager
     async def serve(
-        self, *entries: Entry, path: str = "/", secure: bool = False, trusted: tuple[str, ...] = ()
+        self,
+        *entries: Entry,
+        path: str = "/",
+        listener: str = "public",
+        secure: bool = False,
+        trusted: tuple[str, ...] = (),
     ) -> AsyncIterator[Client]:
         """A gateway whose one route has these layers: names, or ``{name: config}``."""
         chain = [{"use": one} if isinstance(one, str) else _long_form(one) for one in entries]
         config = {
-            "listeners": {"public": {"bind": "127.0.0.1:0"}},
+            "listeners": {listener: {"bind": "127.0.0.1:0"}},
             "store": "sqlite:///never-opened.db",
             "vault": {"master_key": "${MASTER}"},
             "trusted_proxies": trusted,
-            "routes": [{"name": "test", "listener": "public", "path": path, "chain": chain}],
+            "routes": [{"name": "test", "listener": listener, "path": path, "chain": chain}],
         }
         file = self.folder / "gateway.yaml"
         file.write_text(json.dumps(config), encoding="utf-8")
         services = self.services()
-        async with Generation(load(file, resolve, {"MASTER": "m" * 40}), services) as generation:
-            edge = Edge("public", services, lambda: generation, secure=secure)
-            runner = web.ServerRunner(GatewayServer(edge, services.clock), handle_signals=False, shutdown_timeout=1.0)
+        loaded = load(file, resolve, {"MASTER": "m" * 40})
+        async with Generation(loaded, services) as generation:
+            edge = Edge(listener, services, lambda: generation, secure=secure)
+            server = GatewayServer(edge, services.clock, loaded.limits)
+            runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
             await runner.setup()
             try:
                 await web.TCPSite(runner, "127.0.0.1", 0).start()
-                async with ClientSession() as session:
+                # No connection is kept: a test that moves the clock would let the server close it as idle.
+                async with ClientSession(connector=TCPConnector(force_close=True)) as session:
                     yield Client(f"http://127.0.0.1:{runner.addresses[0][1]}", session, edge)
             finally:
                 await runner.cleanup()

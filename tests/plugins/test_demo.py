@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+from aiohttp import web
+
+from gateway.contract import EXCHANGE, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from gateway.contract import Handler
     from tests.plugins.conftest import Client, World
 
 AT_ONCE = {"demo": {"pace": "0ms"}}
@@ -82,6 +86,38 @@ async def test_the_stream_as_bytes(get: Client) -> None:
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.body.startswith(b'data: {"id": "chatcmpl-')
     assert answer.body.endswith(b"}\n\ndata: [DONE]\n\n")
+    assert b'"usage"' not in answer.body
+
+
+USED: list[Usage | None] = []
+
+
+@web.middleware
+async def accountant(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Keep what each exchange used."""
+    request[EXCHANGE].on_done(lambda _, outcome: USED.append(outcome.usage))
+    return await handler(request)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", {"messages": HELLO}),
+        ("/chat/completions", {"messages": HELLO, "stream": True}),
+        ("/responses", {"input": "be kind good morning"}),
+        ("/embeddings", {"input": "be kind good morning"}),
+    ],
+)
+async def test_usage_is_accounted(world: World, path: str, body: dict[str, Any]) -> None:
+    """What an exchange used is known when it ends, streamed or not."""
+    USED.clear()
+    async with world.serve(f"{__name__}:accountant", AT_ONCE, ECHO, path="/v1/") as get:
+        await get("POST", "/v1" + path, json={"model": "demo", **body})
+        await get.edge.drained()
+    (usage,) = USED
+    assert usage is not None
+    assert (usage.input, usage.model) == (4, "demo")
+    assert (usage.output > 10) is (path != "/embeddings")
 
 
 async def test_the_sdks_stream_helper(sdk: openai.AsyncOpenAI) -> None:
@@ -193,7 +229,7 @@ PASSING = [
     ("POST", "/v1/chat/completions", b'{"model": "demo-2"}'),
     ("POST", "/v1/chat/completions", b'{"model": "demo"'),
     ("POST", "/v1/chat/completions", b'["demo"]'),
-    ("POST", "/v1/chat/completions", b'"demo"' + b"[" * 50_000),
+    ("POST", "/v1/chat/completions", b'["demo", ' + b"[" * 50_000),
     ("POST", "/v1/chat/completions", json.dumps({"model": "demo", "x": "y" * 70_000}).encode()),
     ("POST", "/v1/images/generations", b'{"model": "demo"}'),
     ("GET", "/v1/chat/completions", b""),

@@ -13,19 +13,21 @@ if TYPE_CHECKING:
     from tests.plugins.conftest import World
 
 ECHO = "gateway.testing:Echo"
-LIST = {"models": {"models": ["gpt-x", "org/model", "demo"]}}
+LIST = {"models": {"models": ["gpt-x", "org/model", "my model"]}}
 
 
 async def test_the_openai_sdk_lists_and_retrieves(world: World) -> None:
-    """The SDK reads the list in its order, and one model, whose name may have a slash."""
+    """The SDK reads the list in its order, and one model, whose name may have a slash or a space."""
     async with (
         world.serve("gateway.testing:Identify", LIST, ECHO, path="/v1/") as get,
         openai.AsyncOpenAI(api_key="k", base_url=get.url + "/v1") as client,
     ):
         models = [model async for model in client.models.list()]
         one = await client.models.retrieve("gpt-x")
+        spaced = await client.models.retrieve("my model")
         answer = await get("GET", "/v1/models/org/model")
-    assert [model.id for model in models] == ["gpt-x", "org/model", "demo"]
+    assert [model.id for model in models] == ["gpt-x", "org/model", "my model"]
+    assert spaced.id == "my model"
     assert (one.id, one.object, one.owned_by) == ("gpt-x", "model", "gateway")
     assert answer.json["id"] == "org/model"
 
@@ -37,10 +39,10 @@ async def test_the_anthropic_sdk_lists(world: World) -> None:
         anthropic.AsyncAnthropic(api_key="k", base_url=get.url) as client,
     ):
         models = [model async for model in client.models.list()]
-    assert [model.display_name for model in models] == ["gpt-x", "org/model", "demo"]
+    assert [model.display_name for model in models] == ["gpt-x", "org/model", "my model"]
 
 
-@pytest.mark.parametrize(("allowed", "listed"), [(["demo", "unlisted"], ["demo"]), ([], [])])
+@pytest.mark.parametrize(("allowed", "listed"), [(["my model", "unlisted"], ["my model"]), ([], [])])
 async def test_a_caller_sees_its_own_models(world: World, allowed: list[str], listed: list[str]) -> None:
     """A key that is limited to some models is told of no other, and of none that is not listed."""
     identify = {"gateway.testing:Identify": {"models": allowed}}

@@ -143,6 +143,16 @@ async def test_a_refused_request_goes_no_further(world: World) -> None:
     assert world.keys.asked == 1
 
 
+@pytest.mark.parametrize(("elsewhere", "status"), [({"path": "/other/"}, 429), ({"listener": "admin"}, 200)])
+async def test_one_limit_for_all_routes_of_a_listener(world: World, elsewhere: dict[str, str], status: int) -> None:
+    """What was used up on one route is used up on the others; another listener is not locked by it."""
+    limit = {"rate_limit": {"by": "ip", "requests": "1/min"}}
+    async with world.serve(limit, ECHO) as get:
+        assert (await get()).status == 200
+    async with world.serve(limit, ECHO, **elsewhere) as get:
+        assert (await get("GET", "/other/x")).status == status
+
+
 async def test_by_key_needs_somebody(world: World) -> None:
     """F60: a limit by key in front of the authentication does not start; one by address does."""
     with pytest.raises(ConfigError, match="needs PRINCIPAL"):

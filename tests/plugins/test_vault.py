@@ -65,7 +65,8 @@ async def test_the_key_is_for_its_origin(world: World) -> None:
 @pytest.mark.parametrize("path", ["/x", "/x?origin=https://evil.example"])
 async def test_no_key_is_a_503_without_words(world: World, path: str) -> None:
     """F68, F73: a key that is not there, or not for this origin, is a 503; why is in the log alone."""
-    world.sealed.known["openai", "https://api.other.com"] = SECRET
+    if "evil" in path:
+        world.sealed.known["openai", Provider.origin] = SECRET
     async with world.serve(IDENTIFY, "vault", f"{__name__}:Spend") as get:
         answer = await get("GET", path)
     assert (answer.status, answer.error["code"]) == (503, "credential_unavailable")
