@@ -409,6 +409,17 @@ async def test_tampering_is_found_without_a_head(store: Store, clock: HeldClock,
     assert not verdict.intact
 
 
+async def test_an_entry_of_another_history_is_found(store: Store, clock: HeldClock) -> None:
+    """An entry that was once valid at its number, before a backup was restored, say, does not fit in another chain."""
+    await five_entries(store, clock)
+    [old] = await rows(store, sa.select(audit).where(audit.c.number == 3))
+    await tamper(store, sa.delete(audit))
+    await five_entries(store, clock)
+    assert (await store.audit(KEY).verify()).intact
+    await tamper(store, sa.update(audit).where(audit.c.number == 3).values(old._asdict()))
+    assert (await store.audit(KEY).verify()).entries == 2
+
+
 async def test_a_cut_end_is_found_against_a_head(store: Store, clock: HeldClock) -> None:
     """A log whose end was removed is whole in itself; a head kept elsewhere finds it out."""
     macs = await five_entries(store, clock)
