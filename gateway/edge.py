@@ -17,6 +17,7 @@ from gateway.chain import describe
 from gateway.contract import EXCHANGE, Ended, Exchange, Outcome, RequestBody
 from gateway.dialects import for_request
 from gateway.errors import Refusal
+from gateway.forwarded import caller
 from gateway.security.headers import DEFAULT_HEADERS
 from gateway.sending import MAY_WRITE, Broken, Sending
 from gateway.ulid import ulid
@@ -173,18 +174,20 @@ class Edge:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         waits = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
         target = guard.origin_form(request.raw_path)
+        client, secure = caller(
+            peer[0] if isinstance(peer, tuple) else "",
+            secure=self._secure,
+            headers=request.headers,
+            trusted=generation.trusted_proxies,
+        )
         exchange = Exchange(
             id=ulid(clock.time()),
             listener=self._listener,
             method=request.method,
             target=target,
             path="",
-            client=guard.client_address(
-                peer[0] if isinstance(peer, tuple) else "",
-                request.headers.getall("x-forwarded-for", ()),
-                generation.trusted_proxies,
-            ),
-            secure=self._secure,
+            client=client,
+            secure=secure,
             dialect=for_request(target, request.headers),
             body=RequestBody(
                 request.content,

@@ -11,7 +11,6 @@ Nothing here knows of routes or layers.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -20,8 +19,6 @@ from aiohttp import HttpVersion10, HttpVersion11
 from gateway.errors import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from aiohttp import web
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -147,34 +144,3 @@ _CHECKS = {
     b"expect": _check_expect,
 }
 
-
-def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]) -> str:
-    """Whose request this is: the peer, unless the peer is trusted; then the right-most untrusted address it names.
-
-    ``forwarded_for`` holds the values of the ``X-Forwarded-For`` headers in their order. Reading goes from the right,
-    because everything to the left of the first address that a trusted proxy did not vouch for can be made up. What is
-    not an address ends the search at the last one that was believed. At most 32 entries are looked at.
-    """
-    client = peer
-    if not trusted or not _is_trusted(peer, trusted):
-        return client
-    hops = ",".join(forwarded_for).split(",")[-32:] if forwarded_for else []
-    for hop in reversed(hops):
-        text = hop.strip()
-        try:
-            address = ip_address(text)
-        except ValueError:
-            return client
-        client = str(address)
-        if not _is_trusted(client, trusted):
-            return client
-    return client
-
-
-def _is_trusted(text: str, trusted: Sequence[IPv4Network | IPv6Network]) -> bool:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in network for network in trusted)
