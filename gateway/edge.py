@@ -18,7 +18,7 @@ from gateway.contract import EXCHANGE, Ended, Exchange, Outcome, RequestBody
 from gateway.dialects import for_request
 from gateway.errors import Refusal
 from gateway.forwarded import caller
-from gateway.security.headers import DEFAULT_HEADERS
+from gateway.security.headers import DEFAULT_HEADERS, DEFAULT_HEADERS_OVER_TLS
 from gateway.sending import MAY_WRITE, Broken, Sending
 from gateway.ulid import ulid
 
@@ -208,7 +208,7 @@ class Edge:
             route = self._admit(request, exchange, generation)
         except Refusal as refusal:
             response = generation.rim.refuse(exchange, refusal, "edge")
-            response.headers.update(DEFAULT_HEADERS)
+            response.headers.update(DEFAULT_HEADERS_OVER_TLS if exchange.secure else DEFAULT_HEADERS)
             return response
         return await route.handler(request)
 

@@ -6,6 +6,7 @@
     ├── Refusal                 an answer to the client: status, stable code, a message that may be shown
     ├── ConfigError             gateway.yaml is wrong; carries every fault with its place
     ├── ListenError             a listener's address cannot be had: in use, privileged, not ours
+    ├── CertificateError        a file of certificates or of a key cannot be used; says which and why
     ├── StoreError
     │   ├── StoreUnavailable    cannot be reached now; may be again in a moment
     │   ├── StoreMismatch       reached, but not ours to use: newer schema, corrupt, read-only
@@ -27,7 +28,7 @@ A foreign exception becomes one of these in the one module that imports the fore
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,6 +124,14 @@ class ConfigError(GatewayError):
 
 class ListenError(GatewayError):
     """A listener cannot bind its address."""
+
+
+class CertificateError(GatewayError):
+    """A file of TLS cannot be used: ``field`` is the key of gateway.yaml's ``tls`` that names it."""
+
+    def __init__(self, field: Literal["certificate", "key", "ca"], problem: str) -> None:
+        super().__init__(problem)
+        self.field = field
 
 
 class StoreError(GatewayError):

@@ -143,4 +143,3 @@ _CHECKS = {
     b"transfer-encoding": _check_coding,
     b"expect": _check_expect,
 }
-

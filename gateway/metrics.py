@@ -27,6 +27,8 @@ COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         "refusals": ("Requests that the gateway itself refused.", ("layer", "code")),
         "layer_faults": ("Exceptions in layers.", ("layer",)),
         "taps_detached": ("Observers of answers that failed and were detached.", ("route",)),
+        "keys_exposed": ("Credentials that came in clear or in a URL.", ("listener", "known")),
+        "certificate_reloads": ("Certificates read again, by what became of it.", ("listener", "result")),
         "upstream_errors": ("Exchanges that an upstream failed.", ("upstream", "kind")),
     }
 )

@@ -13,7 +13,7 @@ import gc
 import os
 import signal
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -23,11 +23,13 @@ from gateway.dialects import for_request
 from gateway.edge import Edge, GatewayRequest
 from gateway.errors import ListenError, Refusal
 from gateway.generation import Generation
-from gateway.security.headers import DEFAULT_HEADERS
+from gateway.security.headers import DEFAULT_HEADERS, DEFAULT_HEADERS_OVER_TLS
 from gateway.services import open_services
+from gateway.tls import Certificates
 from gateway.ulid import ulid
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
@@ -162,11 +164,16 @@ class GatewayProtocol(web.RequestHandler):
             refusal = Refusal(500, "server_error", "The gateway failed.")
         self.logger.warning("request refused by the parser: %s", type(exc).__name__)
         number = ulid(self._clock.time())
+        over_tls = self.transport is not None and self.transport.get_extra_info("sslcontext") is not None
         response = web.Response(
             status=refusal.status,
             body=for_request("", {}).error_body(refusal, number),
             content_type="application/json",
-            headers={**DEFAULT_HEADERS, "x-request-id": number, "x-gateway-error": "edge"},
+            headers={
+                **(DEFAULT_HEADERS_OVER_TLS if over_tls else DEFAULT_HEADERS),
+                "x-request-id": number,
+                "x-gateway-error": "edge",
+            },
         )
         response.force_close()
         return response
@@ -237,12 +244,14 @@ class Gateway:
         self._stack = AsyncExitStack()
         self._edges: list[Edge] = []
         self._servers: list[GatewayServer] = []
-        self._sites: list[web.TCPSite] = []
+        self._sockets: list[asyncio.Server] = []
+        self._certificates: Certificates
         self.addresses: dict[str, tuple[str, int]] = {}
         self.running: Running
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            self._certificates = await asyncio.to_thread(Certificates, self._config)
             self.running = await stack.enter_async_context(open_services(self._config, self._in_flight))
             services = self.running.services
             generation = await stack.enter_async_context(Generation(self._config, services))
@@ -252,9 +261,11 @@ class Gateway:
                 accounting.usage(self.running.usage),
             )
             for name, listener in self._config.listeners.items():
-                edge = Edge(name, services, lambda: generation, secure=False, observers=observers)
+                secure = listener.tls is not None
+                edge = Edge(name, services, lambda: generation, secure=secure, observers=observers)
                 await self._listen(stack, name, listener, edge)
             self._stack = stack.pop_all()
+        self._certificates.warn(services)
         self.running.services.log.info("serving", **{name: f"{h}:{p}" for name, (h, p) in self.addresses.items()})
         return self
 
@@ -262,8 +273,8 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.running.draining = True
-        for site in self._sites:
-            await site.stop()
+        for listening in self._sockets:
+            listening.close()
         for server in self._servers:
             server.pre_shutdown()
         with contextlib.suppress(TimeoutError):
@@ -273,6 +284,10 @@ class Gateway:
             edge.cut()
         await self._drained()
         await self._stack.aclose()
+
+    async def reload_certificates(self) -> None:
+        """Give new connections what the certificates' files hold now; what is unusable changes nothing and is logged."""
+        await self._certificates.reload(self.running.services)
 
     async def _drained(self) -> None:
         for edge in self._edges:
@@ -286,17 +301,31 @@ class Gateway:
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, listener.host, listener.port, backlog=BACKLOG)
         try:
-            await site.start()
+            listening = await self._bind(server, listener, self._certificates.context(name))
         except OSError as error:
             where = f"{listener.host}:{listener.port}"
             raise ListenError(f"listener {name!r} cannot listen on {where}: {os.strerror(error.errno or 0)}") from error
-        host, port = runner.addresses[0][:2]
+        stack.callback(listening.close)
+        host, port = listening.sockets[0].getsockname()[:2]
         self.addresses[name] = (host, port)
         self._edges.append(edge)
         self._servers.append(server)
-        self._sites.append(site)
+        self._sockets.append(listening)
+
+    async def _bind(
+        self, server: GatewayServer, listener: ListenerConfig, tls: ssl.SSLContext | None
+    ) -> asyncio.Server:
+        """Accept connections. A handshake has the time that the first request's head would have.
+
+        aiohttp's own TCPSite cannot say so: a silent client would be asyncio's guest for a minute, and not counted.
+        """
+        options: dict[str, Any] = {}
+        if tls is not None:
+            shake_s = self._config.limits.header_timeout
+            options = {"ssl": tls, "ssl_handshake_timeout": shake_s, "ssl_shutdown_timeout": LINGER_S}
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(server, listener.host, listener.port, backlog=BACKLOG, **options)
 
 
 def run(config: GatewayConfig, *, started: Callable[[Mapping[str, tuple[str, int]]], None]) -> None:
@@ -315,12 +344,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def serve(config: GatewayConfig, *, started: Callable[[Mapping[str, tuple[str, int]]], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
+    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once. SIGHUP renews certificates.
 
     ``started`` is told where each listener listens. Raises GatewayError where the gateway cannot start.
     """
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, hangup = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
@@ -330,7 +359,22 @@ async def serve(config: GatewayConfig, *, started: Callable[[Mapping[str, tuple[
     async with Gateway(config) as gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(signal.SIGHUP, hangup.set)
         # What start-up made lives as long as the process: the collector need not look at it again.
         gc.freeze()
         started(gateway.addresses)
-        await stop.wait()
+        async with asyncio.TaskGroup() as group:
+            reloading = group.create_task(_reload_when_told(hangup, gateway))
+            await stop.wait()
+            reloading.cancel()
+
+
+async def _reload_when_told(hangup: asyncio.Event, gateway: Gateway) -> None:
+    """Reload at every signal, one after the other."""
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        try:
+            await gateway.reload_certificates()
+        except Exception as error:  # noqa: BLE001 - the rim: what serves goes on serving
+            gateway.running.services.log.error("reload failed", error=error)

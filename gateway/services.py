@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gateway.clock import SystemClock
 from gateway.contract import Services
-from gateway.errors import ConfigError, StoreMismatch
+from gateway.errors import CertificateError, ConfigError, StoreMismatch
 from gateway.log import open_log
 from gateway.metrics import PrometheusMetrics
 from gateway.security.masking import Masker
@@ -123,8 +123,8 @@ def _upstreams(config: GatewayConfig, metrics: Metrics) -> Mapping[str, HttpUpst
     for name, upstream in config.upstreams.items():
         try:
             upstreams[name] = HttpUpstream(name, upstream, metrics)
-        except ValueError as error:
-            faults.append(config.fault(str(error), "upstreams", name, "tls", "ca"))
+        except CertificateError as error:
+            faults.append(config.fault(str(error), "upstreams", name, "tls", error.field))
     if faults:
         raise ConfigError(faults)
     return upstreams

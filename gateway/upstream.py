@@ -2,7 +2,7 @@
 
 This is the seam towards providers. A layer that forwards calls :meth:`HttpUpstream.send` with a request that is ready
 to go out, byte for byte, and gets an :class:`~gateway.http1.Answer`. Name resolution is the system's (in its thread),
-racing IPv6 and IPv4 is aiohappyeyeballs' (RFC 8305), TLS is the standard library's: certificates are always verified.
+racing IPv6 and IPv4 is aiohappyeyeballs' (RFC 8305), TLS is ``gateway/tls.py``'s: certificates are always verified.
 
 Deadlines are not timers per request but one sweep per pool: a connection carries its ``deadline``, the sweeper ends
 what is late (a timer per request costs a fifth of a forwarded request). So a deadline is kept to a quarter of itself,
@@ -22,6 +22,7 @@ import aiohappyeyeballs
 
 from gateway.errors import Refusal, UpstreamError, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
 from gateway.http1 import Answer, Connection
+from gateway.tls import client_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable
@@ -60,7 +61,7 @@ class HttpUpstream:
         secure = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if secure else 80)
-        self._ssl = _tls_context(config) if secure else None
+        self._ssl = client_context(None if config.tls is None else config.tls.ca) if secure else None
         self._limit = config.max_connections
         self._metrics = metrics
         self._idle: deque[Connection] = deque()
@@ -194,15 +195,6 @@ class HttpUpstream:
         while self._idle and self._idle[0].idle_since < now - IDLE_LIFETIME_S:
             self._idle.popleft().close()
         self._keep_sweeping()
-
-
-def _tls_context(config: UpstreamConfig) -> ssl.SSLContext:
-    """Verify the peer against the system's authorities, or against the configured one alone."""
-    try:
-        return ssl.create_default_context(cafile=None if config.tls is None else config.tls.ca)
-    except (OSError, ssl.SSLError) as error:
-        msg = "there are no certificates to be read in this file"
-        raise ValueError(msg) from error
 
 
 def upstream_refusal(error: UpstreamError) -> Refusal:

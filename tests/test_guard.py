@@ -214,4 +214,3 @@ def test_other_expectations() -> None:
 def test_all_headers_together_are_bounded() -> None:
     """F34: a hundred lines that are each within bounds are not within bounds."""
     assert refused(Head([HOST, *[(b"X-%d" % n, b"v" * 8000) for n in range(100)]])) == 431
-

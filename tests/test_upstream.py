@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from gateway.errors import (
+    CertificateError,
     Refusal,
     UpstreamBroken,
     UpstreamError,
@@ -498,7 +499,7 @@ async def test_no_reference_cycle_per_exchange() -> None:
 def test_an_unreadable_ca_is_a_configuration_fault(tmp_path: Any) -> None:
     """F04: a private CA that cannot be read stops the start; it never means fewer checks."""
     missing = config("https://u:1", tls=SimpleNamespace(ca=tmp_path / "none.pem"))
-    with pytest.raises(ValueError, match="certificates"):
+    with pytest.raises(CertificateError, match="certificates"):
         HttpUpstream("u", missing, PrometheusMetrics())
 
 

@@ -215,11 +215,32 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class ListenerTlsConfig(_Section):
+    """What a listener serves HTTPS with. SIGHUP makes the gateway read the files again."""
+
+    certificate: Path
+    """A PEM file: the server's certificate, then those between it and its authority. Relative to gateway.yaml."""
+
+    key: Path
+    """A PEM file with the certificate's private key, without a password. Relative to gateway.yaml."""
+
+    minimum: Literal["1.3", "1.2"] = "1.3"
+    """The oldest version of TLS that clients may speak, in quotes. Default ``"1.3"``."""
+
+    @field_validator("certificate", "key")
+    @classmethod
+    def _beside_the_file(cls, value: Path, info: ValidationInfo) -> Path:
+        return _directory(info) / value
+
+
 class ListenerConfig(_Section):
     """A socket that the gateway listens on."""
 
     bind: Address
     """Address and port: ``127.0.0.1:8080``; ``0.0.0.0:8080`` for every network of this machine."""
+
+    tls: ListenerTlsConfig | None = None
+    """Serves HTTPS; without it plain HTTP."""
 
     @property
     def host(self) -> str:

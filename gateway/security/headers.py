@@ -16,3 +16,6 @@ DEFAULT_HEADERS = MappingProxyType(
     }
 )
 """On every answer that no ``security_headers`` layer has dressed, because it came from before the chain."""
+
+DEFAULT_HEADERS_OVER_TLS = MappingProxyType({**DEFAULT_HEADERS, "Strict-Transport-Security": HSTS})
+"""The same where the request came over TLS."""
