@@ -138,7 +138,12 @@ class Edge:
         assert isinstance(request, GatewayRequest)  # noqa: S101 - the server's request_factory
         generation = self._generation()
         exchange = self._begin(request, generation)
-        sending = Sending(request, exchange, lambda error: self._tap_failed(exchange, error))
+        sending = Sending(
+            request,
+            exchange,
+            tap_failed=lambda error: self._tap_failed(exchange, error),
+            is_stopping=lambda: self._stopping,
+        )
         self._running[exchange] = asyncio.current_task()
         self._idle.clear()
         ended = Ended.CLIENT_GONE
@@ -217,9 +222,6 @@ class Edge:
         exchange.path = guard.check(request, exchange.target, generation.limits.max_header_bytes)
         if len(self._running) > generation.limits.max_in_flight:
             raise Refusal(503, "overloaded", "The gateway is at its limit.", headers={"retry-after": "1"})
-        if "websocket" in request.headers.get(hdrs.UPGRADE, "").lower():
-            # 404 at once makes clients fall back to plain requests; 405 costs Codex five reconnects.
-            raise Refusal(404, "unknown_url", "WebSockets are not offered here.")
         route = generation.route(self._listener, exchange.path)
         if route is None:
             raise Refusal(404, "unknown_url", "Nothing is routed at this path.")

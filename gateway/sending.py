@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from gateway.contract import Relay
+from gateway.contract import Relay, Tunnel
 from gateway.errors import Refusal, UpstreamError
+from gateway.tunnel import INTERNAL, RESTART, Relaying
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,12 +55,32 @@ class Broken(Exception):
 class Sending:
     """Writes one answer. ``status`` is 0 and ``bytes_out`` counts nothing until a head has been written."""
 
-    __slots__ = ("_exchange", "_request", "_stream", "_tail", "_tap_failed", "bytes_out", "reusable", "status")
+    __slots__ = (
+        "_ends_itself",
+        "_exchange",
+        "_is_stopping",
+        "_request",
+        "_stream",
+        "_tail",
+        "_tap_failed",
+        "bytes_out",
+        "reusable",
+        "status",
+    )
 
-    def __init__(self, request: web.Request, exchange: Exchange, tap_failed: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        *,
+        tap_failed: Callable[[Exception], None],
+        is_stopping: Callable[[], bool],
+    ) -> None:
         self._request = request
         self._exchange = exchange
         self._tap_failed = tap_failed
+        self._is_stopping = is_stopping
+        self._ends_itself = False
         self._stream = False
         self._tail = b""
         self.bytes_out = 0
@@ -76,6 +97,8 @@ class Sending:
             response.force_close()  # the rest of an unwanted body must not be read as the next request
         if isinstance(response, Relay):
             await self._relay(response, now)
+        elif isinstance(response, Tunnel):
+            await self._tunnel(response)
         else:
             self.status = response.status
             self._request[MAY_WRITE] = True
@@ -89,7 +112,7 @@ class Sending:
         """End what cannot be finished so that nobody takes it for whole; refuse where nothing was sent yet."""
         transport = self._request.transport
         self.reusable = False
-        if transport is None or transport.is_closing():
+        if self._ends_itself or transport is None or transport.is_closing():
             return
         if not self.status:
             self.status = refusal.status
@@ -103,6 +126,22 @@ class Sending:
             if self._stream:
                 transport.write(self._error_event(refusal))
             _reset(transport)
+
+    # ── Tunnels ──
+
+    async def _tunnel(self, tunnel: Tunnel) -> None:
+        self._request[MAY_WRITE] = True
+        self.status = tunnel.status
+        self._ends_itself = True
+        await tunnel.prepare(self._request)
+        relaying = Relaying(tunnel, self._exchange, self._tap_failed)
+        try:
+            await relaying.run(lambda: RESTART if self._is_stopping() else INTERNAL)
+        finally:
+            self.bytes_out = relaying.bytes_down
+            self._exchange.body.received = relaying.bytes_up
+        if relaying.upstream_broke:
+            raise Broken(Refusal(502, "upstream_broken", "The provider broke off the WebSocket."))
 
     # ── Relays ──
 

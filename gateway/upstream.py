@@ -23,13 +23,18 @@ import aiohappyeyeballs
 from gateway.errors import Refusal, UpstreamError, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
 from gateway.http1 import Answer, Connection
 from gateway.tls import client_context
+from gateway.tunnel import Dialer, Socket, abort
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+    from collections.abc import AsyncIterable, Sequence
     from types import TracebackType
+
+    from multidict import CIMultiDict
 
     from gateway.config import UpstreamConfig
     from gateway.contract import Metrics
+
+__all__ = ["HttpUpstream", "abort", "upstream_refusal"]
 
 IDLE_LIFETIME_S = 20.0
 """How long an unused connection is kept: shorter than any provider's own limit, so that the race of F23 stays rare."""
@@ -67,6 +72,8 @@ class HttpUpstream:
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._connecting = 0
+        self._dialled: set[Socket] = set()
+        self._dialer = Dialer(self.origin, self._ssl, deadline_s=self._connect_s + self.first_byte_s)
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_s = min(1.0, max(0.02, min(self.first_byte_s, self.idle_s) / 4))
         self.host_header = parts.netloc.encode("ascii")
@@ -83,6 +90,7 @@ class HttpUpstream:
         for connection in tuple(self._open):
             connection.abort()
         self._idle.clear()
+        await self._dialer.close()
 
     def credential_line(self, secret: str) -> bytes:
         """The header line that authenticates us to this provider."""
@@ -121,6 +129,17 @@ class HttpUpstream:
                     raise
         return await (await self._connect()).send(head, body, chunked=chunked, method=method)
 
+    async def dial(
+        self, target: str, headers: CIMultiDict[str], protocols: Sequence[str], *, max_message_bytes: int
+    ) -> Socket:
+        """Open a WebSocket. The caller ends it. Raises UpstreamError or Refusal."""
+        self._dialled = {socket for socket in self._dialled if not socket.closed}
+        if self.in_use + len(self._dialled) >= self._limit:
+            raise _overloaded()
+        socket = await self._dialer.dial(target, headers, protocols, max_message_bytes=max_message_bytes)
+        self._dialled.add(socket)
+        return socket
+
     # ── The pool ──
 
     def _checkout(self) -> Connection | None:
@@ -145,9 +164,7 @@ class HttpUpstream:
 
     async def _connect(self) -> Connection:
         if len(self._open) + self._connecting >= self._limit:
-            raise Refusal(
-                503, "overloaded", "The gateway is at its limit of open requests.", headers={"retry-after": "1"}
-            )
+            raise _overloaded()
         self._connecting += 1
         try:
             async with asyncio.timeout(self._connect_s):
@@ -195,6 +212,10 @@ class HttpUpstream:
         while self._idle and self._idle[0].idle_since < now - IDLE_LIFETIME_S:
             self._idle.popleft().close()
         self._keep_sweeping()
+
+
+def _overloaded() -> Refusal:
+    return Refusal(503, "overloaded", "The gateway is at its limit of open requests.", headers={"retry-after": "1"})
 
 
 def upstream_refusal(error: UpstreamError) -> Refusal:

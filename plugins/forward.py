@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
+from pydantic import Field
 
 from gateway.codings import undo
-from gateway.contract import CREDENTIAL, EXCHANGE, Plugin, PluginConfig, Refusal, Relay, Requirement
-from gateway.dialects import CREDENTIAL_HEADERS, get, sse
+from gateway.contract import (
+    CREDENTIAL,
+    EXCHANGE,
+    Plugin,
+    PluginConfig,
+    Refusal,
+    Relay,
+    Requirement,
+    Size,
+    Tunnel,
+    Usage,
+    Verdict,
+)
+from gateway.dialects import CREDENTIAL_HEADERS, KEY_SUBPROTOCOL, get, sse
 from gateway.errors import UpstreamBroken, UpstreamError
-from gateway.upstream import HttpUpstream, upstream_refusal
+from gateway.upstream import HttpUpstream, abort, upstream_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
-    from aiohttp import web
-
-    from gateway.contract import Exchange, Handler, Services
+    from gateway.contract import Exchange, Handler, Question, Services
     from gateway.dialects import ProviderDialect, StreamWatch
     from gateway.http1 import Answer
 
@@ -61,6 +73,10 @@ class Forward(Plugin):
 
         upstream: str
         """The name of an entry of ``upstreams``."""
+        websockets: bool = True
+        """Whether WebSockets are offered where the upstream's dialect has them; elsewhere they get 404."""
+        max_message: Annotated[Size, Field(gt=0)] = 16 * 2**20
+        """Largest WebSocket message, either way; a larger one ends the connection with 1009. Default 16MiB."""
 
     terminal: ClassVar[bool] = True
 
@@ -74,15 +90,27 @@ class Forward(Plugin):
         self._upstream = upstream
         self._dialect = get(upstream.dialect)
         self._metrics = services.metrics
+        self._websockets = config.websockets
+        self._max_message = config.max_message
 
     def needs(self) -> frozenset[Requirement]:
         """The provider's key, unless the upstream wants none."""
         return frozenset({CREDENTIAL}) if self._upstream.needs_credential else frozenset[Requirement]()
 
+    async def explain(self, question: Question) -> Verdict:
+        """Where it would go. Asks for the provider's key, and does nothing with it."""
+        source = question.facts.get(CREDENTIAL) if self._upstream.needs_credential else None
+        if source is not None:
+            source.credential_for(self._upstream)
+        key = "without a key" if source is None else f"with the key of {self._upstream.name}"
+        return Verdict(f"sends {question.method} {self._upstream.origin}{self._target(question)} {key}", answers=True)
+
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG002 - terminal
         """Send, wait for the head of the answer, and hand it on."""
         exchange = request[EXCHANGE]
         exchange.upstream = self._upstream.name
+        if "websocket" in request.headers.get(hdrs.UPGRADE, "").lower():
+            return await self._tunnel(request, exchange)
         secret = self._secret(exchange)
         body: bytes | AsyncIterator[bytes] | None = await exchange.body.peek(SMALL_BODY)
         chunked = False
@@ -94,10 +122,39 @@ class Forward(Plugin):
                 request.method, head, body, chunked=chunked, repeatable="idempotency-key" in request.headers
             )
         except UpstreamError as error:
-            self._metrics.count("upstream_errors", upstream=self._upstream.name, kind=type(error).__name__)
-            raise upstream_refusal(error) from error
+            raise self._failed(error) from error
         exchange.push(answer.abort)
         return await self._relay(exchange, answer, secret)
+
+    async def _tunnel(self, request: web.Request, exchange: Exchange) -> Tunnel:
+        """Dial the upstream, and hand on a WebSocket that speaks the subprotocol it chose."""
+        if not self._websockets or not self._dialect.offers_websocket(exchange.path[len(exchange.prefix) :]):
+            # 404 at once makes clients fall back to plain requests; 405 costs Codex five reconnects.
+            raise Refusal(404, "unknown_url", "No WebSocket is offered here.")
+        if not web.WebSocketResponse().can_prepare(request):
+            raise Refusal(400, "bad_request", "The WebSocket's handshake is malformed.", close=True)
+        try:
+            socket = await self._upstream.dial(
+                self._target(exchange),
+                self._handshake_headers(request, exchange),
+                _subprotocols(request),
+                max_message_bytes=self._max_message,
+            )
+        except UpstreamError as error:
+            raise self._failed(error) from error
+        exchange.push(partial(abort, socket))
+        tunnel = Tunnel(
+            socket,
+            asks=self._dialect.asks,
+            protocols=[socket.protocol] if socket.protocol else [],
+            max_message_bytes=self._max_message,
+        )
+        tunnel.tap(partial(_add_usage, exchange, self._dialect))
+        return tunnel
+
+    def _failed(self, error: UpstreamError) -> Refusal:
+        self._metrics.count("upstream_errors", upstream=self._upstream.name, kind=type(error).__name__)
+        return upstream_refusal(error)
 
     # ── Up ──
 
@@ -106,21 +163,31 @@ class Forward(Plugin):
         source = exchange.get(CREDENTIAL) if self._upstream.needs_credential else None
         return None if source is None else source.credential_for(self._upstream).reveal()
 
+    def _target(self, exchange: Exchange | Question) -> str:
+        """The request's target below ``base_url``, to the byte."""
+        target = self._upstream.base_path + exchange.target[len(exchange.prefix) :]
+        return target if target.startswith("/") else f"/{target}"
+
+    def _handshake_headers(self, request: web.Request, exchange: Exchange) -> CIMultiDict[str]:
+        """What goes up with a WebSocket's handshake, of which aiohttp writes the rest."""
+        headers = CIMultiDict(
+            (name.decode("ascii"), value.decode("latin-1"))
+            for name, value in _passing(request)
+            if not name.lower().startswith(b"sec-websocket-")
+        )
+        secret = self._secret(exchange)
+        if secret is not None:
+            name, _, value = self._upstream.credential_line(secret).decode("ascii").partition(": ")
+            headers[name] = value
+        return headers
+
     def _head(self, request: web.Request, exchange: Exchange, secret: str | None, length: int | None) -> bytes:
         """The request's head as it goes out: its own headers in their order, and the few that are ours."""
-        target = self._upstream.base_path + exchange.target[len(exchange.prefix) :]
-        if not target.startswith("/"):
-            target = f"/{target}"
-        lines = [f"{exchange.method} {target} HTTP/1.1".encode(), b"Host: " + self._upstream.host_header]
-        named = _named_by_connection(request)
-        via = [_VIA]
-        for name, value in request.raw_headers:
-            lower = name.lower()
-            if lower == b"via":
-                via.insert(-1, value)
-            if lower not in _DROPPED and lower not in named and not lower.startswith(b"x-forwarded-"):
-                lines.append(name + b": " + value)
-        lines.append(b"Via: " + b", ".join(via))
+        lines = [
+            f"{exchange.method} {self._target(exchange)} HTTP/1.1".encode(),
+            b"Host: " + self._upstream.host_header,
+        ]
+        lines += [name + b": " + value for name, value in _passing(request)]
         if secret is not None:
             lines.append(self._upstream.credential_line(secret))
         if length is None:
@@ -220,6 +287,25 @@ def _length(exchange: Exchange, body: bytes | AsyncIterator[bytes] | None) -> in
     return len(body) if isinstance(body, bytes) else exchange.body.declared or 0
 
 
+def _passing(request: web.Request) -> Iterator[tuple[bytes, bytes]]:
+    """The headers that go up, as they came, in their order; and who we are, last."""
+    named = _named_by_connection(request)
+    via = [_VIA]
+    for name, value in request.raw_headers:
+        lower = name.lower()
+        if lower == b"via":
+            via.insert(-1, value)
+        elif lower not in _DROPPED and lower not in named and not lower.startswith(b"x-forwarded-"):
+            yield name, value
+    yield b"Via", b", ".join(via)
+
+
+def _subprotocols(request: web.Request) -> list[str]:
+    """The subprotocols that the client offers, without the one that is its key."""
+    offered = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ())).split(",")
+    return [name for name in map(str.strip, offered) if name and not name.startswith(KEY_SUBPROTOCOL)]
+
+
 def _named_by_connection(request: web.Request) -> frozenset[bytes]:
     """Headers that `Connection` names are for one hop only (RFC 9110, 7.6.1)."""
     values = request.headers.getall("connection", ())
@@ -250,6 +336,21 @@ def _verify(watch: StreamWatch) -> None:
     """The end of a stream is an end only with the dialect's own last event."""
     if not watch.complete:
         raise UpstreamBroken("the stream ended without the event that ends it")
+
+
+def _add_usage(exchange: Exchange, dialect: ProviderDialect, message: bytes) -> None:
+    """Add what a message of the provider reports: one session has many answers."""
+    more = dialect.usage_in(message)
+    if more is None:
+        return
+    so_far = exchange.usage or Usage()
+    exchange.usage = Usage(
+        input=so_far.input + more.input,
+        output=so_far.output + more.output,
+        cached=so_far.cached + more.cached,
+        reasoning=so_far.reasoning + more.reasoning,
+        model=more.model or so_far.model,
+    )
 
 
 def _keep_stream_usage(exchange: Exchange, watch: StreamWatch) -> None:

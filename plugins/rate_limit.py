@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import AddressValueError, IPv6Address
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gateway.contract import EXCHANGE, PRINCIPAL, Bucket, Plugin, PluginConfig, Rate, Refusal
+from gateway.contract import EXCHANGE, PRINCIPAL, Bucket, Plugin, PluginConfig, Rate, Refusal, Tunnel, Verdict
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from gateway.contract import Decision, Exchange, Handler, Requirement, Services
+    from gateway.contract import Decision, Exchange, Handler, Question, Requirement, Services
 
 _DEFAULTS = {"key": Rate(60, 60.0), "ip": Rate(100, 60.0)}
 # What sums of floats are off by must not show: neither 6.9999999 tokens as 6, nor 1.0000001 seconds as 2.
@@ -55,6 +56,14 @@ class RateLimit(Plugin):
             return frozenset({PRINCIPAL})
         return frozenset()
 
+    async def explain(self, question: Question) -> Verdict:
+        """Which limit applies; how much of it is left is known to the gateway that runs, and not asked."""
+        principal = question.facts.get(PRINCIPAL) if self._by == "key" else None
+        rate = (principal.rate if principal is not None else None) or self._rate
+        burst = self._burst or rate.amount
+        every = _duration(rate.period_s)
+        return Verdict(f"takes one of {rate.amount} requests per {every} for {_WHOSE[self._by]}, {burst} at once")
+
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse, or go on and tell what is left."""
         bucket = self._bucket(request[EXCHANGE])
@@ -67,7 +76,15 @@ class RateLimit(Plugin):
         response = await handler(request)
         response.headers.add("RateLimit", left)
         response.headers.add("RateLimit-Policy", policy)
+        if isinstance(response, Tunnel):
+            # A connection took one token; so does every answer that is asked for on it.
+            response.admit(partial(self._admit, bucket))
         return response
+
+    async def _admit(self, bucket: Bucket, _: bytes) -> None:
+        decision = await self._state.take((bucket,))
+        if not decision.allowed:
+            raise self._refusal(bucket, decision, {})
 
     def _bucket(self, exchange: Exchange) -> Bucket:
         if self._by == "ip":

@@ -361,10 +361,10 @@ async def test_malformed_chunks(tmp_path: Path) -> None:
         assert not raw.connections
 
 
-async def test_websockets_are_not_offered(tmp_path: Path) -> None:
-    """F40: 404, at which clients fall back to plain requests."""
+async def test_websockets_where_the_dialect_has_none(tmp_path: Path) -> None:
+    """F40: 404, at which clients fall back to plain requests; the upstream is not asked."""
     async with before(silence, tmp_path) as (live, _), dial(live.url("")) as client:
-        await client.send(request(live, "/v1/responses", "Connection: Upgrade", "Upgrade: websocket"))
+        await client.send(request(live, "/v1/chat/completions", "Connection: Upgrade", "Upgrade: websocket"))
         assert (await client.message()).status == 404
 
 

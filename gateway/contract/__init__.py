@@ -28,12 +28,13 @@ This package holds protocols and the values that pass through them, no backend.
 
 from __future__ import annotations
 
-from gateway.contract.answers import Dialect, Relay
-from gateway.contract.body import RequestBody, json_body
+from gateway.contract.answers import Dialect, Relay, Tunnel
+from gateway.contract.body import RequestBody, Scanner, json_body
 from gateway.contract.exchange import EXCHANGE, Ended, Exchange, Outcome, Usage
 from gateway.contract.facts import (
     ANONYMOUS,
     CREDENTIAL,
+    MAY_USE,
     MODEL,
     PRINCIPAL,
     AnyOf,
@@ -43,7 +44,7 @@ from gateway.contract.facts import (
     Requirement,
     Secret,
 )
-from gateway.contract.plugin import Handler, OnError, Plugin, PluginConfig, Question
+from gateway.contract.plugin import Handler, OnError, Plugin, PluginConfig, Question, Verdict
 from gateway.contract.services import (
     Bucket,
     Clock,
@@ -64,6 +65,7 @@ __all__ = [
     "ANONYMOUS",
     "CREDENTIAL",
     "EXCHANGE",
+    "MAY_USE",
     "MODEL",
     "PRINCIPAL",
     "AnyOf",
@@ -91,13 +93,16 @@ __all__ = [
     "Relay",
     "RequestBody",
     "Requirement",
+    "Scanner",
     "Secret",
     "Services",
     "Size",
     "State",
     "StoreHealth",
+    "Tunnel",
     "Upstream",
     "Usage",
     "Vault",
+    "Verdict",
     "json_body",
 ]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from aiohttp import web
 
 if TYPE_CHECKING:
+    from aiohttp import WSMsgType
+    from aiohttp._websocket.models import WSMessageNoDecodeText
+
     from gateway.errors import Refusal
 
 
 Tap = Callable[[bytes], None]
+
+CLOSE_TIMEOUT_S = 1.0
+"""How long a WebSocket's close waits for the other side's."""
 
 
 class Relay(web.StreamResponse):
@@ -48,6 +54,65 @@ class Relay(web.StreamResponse):
         self.taps.append(observer)
 
 
+Admission = Callable[[bytes], Awaitable[None]]
+"""Looks at a client's WebSocket message before it is passed on, and raises a Refusal where it must not be."""
+
+
+class Tunnel(web.WebSocketResponse[Literal[False]]):
+    """A WebSocket between the client and an upstream that has been dialled already. The edge prepares and runs it.
+
+    Messages pass one by one, each as it is: text stays the bytes that came. ``asks`` says which of the client's
+    messages ask for an answer; those, and no others, are shown to the admissions first. ``tap`` and ``tap_up`` observe
+    what the upstream and the client have said, after it was passed on. ``max_message_bytes`` bounds a message either
+    way.
+
+    Who creates a Tunnel keeps the duty to close ``upstream``: push a closer to the exchange.
+    """
+
+    def __init__(
+        self, upstream: Peer, *, asks: Callable[[bytes], bool], protocols: Sequence[str], max_message_bytes: int
+    ) -> None:
+        super().__init__(
+            autoclose=False,
+            autoping=False,
+            compress=False,
+            decode_text=False,
+            max_msg_size=max_message_bytes,
+            protocols=protocols,
+            timeout=CLOSE_TIMEOUT_S,
+        )
+        self.upstream = upstream
+        self.asks = asks
+        self.admissions: list[Admission] = []
+        self.taps: list[Tap] = []
+        self.taps_up: list[Tap] = []
+
+    def admit(self, admission: Admission) -> None:
+        """Let ``admission`` decide on every message with which the client asks for an answer."""
+        self.admissions.append(admission)
+
+    def tap(self, observer: Tap) -> None:
+        """Show ``observer`` every message of the upstream after it was passed on."""
+        self.taps.append(observer)
+
+    def tap_up(self, observer: Tap) -> None:
+        """Show ``observer`` every message of the client after it was passed on."""
+        self.taps_up.append(observer)
+
+
+class Peer(Protocol):
+    """The upstream's end of a tunnel, as aiohttp's client gives it."""
+
+    async def receive(self) -> WSMessageNoDecodeText:
+        """The next message."""
+
+    async def send_frame(self, message: bytes, opcode: WSMsgType) -> None:
+        """Pass a frame on."""
+
+    async def close(self, *, code: int, message: bytes) -> bool:
+        """Say goodbye, and wait a moment for the answer."""
+
+
 class Dialect(Protocol):
     """How one family of APIs says things: the bytes of its errors and the end of its streams."""
 
@@ -58,3 +123,6 @@ class Dialect(Protocol):
 
     def error_event(self, refusal: Refusal, request_id: str) -> bytes:
         """The server-sent event that tells a client in mid-stream that the stream broke."""
+
+    def error_message(self, refusal: Refusal, request_id: str) -> bytes:
+        """The WebSocket message that tells a client why one of its messages was not passed on."""

@@ -62,6 +62,22 @@ class Anthropic:
         """The usage that a complete JSON answer reports."""
         return usage_of(body)
 
+    def error_message(self, refusal: Refusal, request_id: str) -> bytes:
+        """The WebSocket message of a refusal, though no WebSocket is spoken here."""
+        return self.error_body(refusal, request_id)
+
+    def offers_websocket(self, path: str) -> bool:  # noqa: ARG002 - nowhere
+        """Nowhere."""
+        return False
+
+    def asks(self, message: bytes) -> bool:  # noqa: ARG002 - there are no messages
+        """Never."""
+        return False
+
+    def usage_in(self, message: bytes) -> Usage | None:  # noqa: ARG002 - there are no messages
+        """Nothing."""
+        return None
+
 
 def _type(refusal: Refusal) -> str:
     known = _TYPE_BY_STATUS.get(refusal.status)

@@ -58,6 +58,15 @@ class ProviderDialect(Dialect, Protocol):
     def usage_of(self, body: bytes) -> Usage | None:
         """The usage that a complete JSON answer reports. Never raises."""
 
+    def offers_websocket(self, path: str) -> bool:
+        """Whether a WebSocket is spoken at ``path``, which begins below the API's base: ``/realtime``."""
+
+    def asks(self, message: bytes) -> bool:
+        """Whether a client's WebSocket message asks for an answer: what a limit counts. Never raises."""
+
+    def usage_in(self, message: bytes) -> Usage | None:
+        """The usage that a provider's WebSocket message reports of the answer it ends. Never raises."""
+
 
 # What describes the body, its freshness, the limits that the client is under and whether to come again.
 _COMMON_HEADERS = frozenset(

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from gateway.dialects.base import ResponseHeaders
 from gateway.dialects.streams import watch
-from gateway.dialects.usage import usage_of
+from gateway.dialects.usage import parse_object, read_usage, usage_of
 
 if TYPE_CHECKING:
     from gateway.contract import Refusal, Usage
     from gateway.dialects.base import StreamWatch
 
 _HEADERS = ResponseHeaders(names=("openai-model", "openai-processing-ms", "openai-version"))
+_WEBSOCKETS = frozenset({"/realtime", "/responses"})
+_ENDS = frozenset({"response.done", "response.completed", "response.incomplete", "response.failed"})
 
 
 class OpenAI:
@@ -41,3 +43,27 @@ class OpenAI:
     def usage_of(self, body: bytes) -> Usage | None:
         """The usage that a complete JSON answer reports."""
         return usage_of(body)
+
+    def error_message(self, refusal: Refusal, request_id: str) -> bytes:
+        """The WebSocket message of a refusal: the shape of Realtime's ``error`` event, and of Responses'."""
+        error = {"type": refusal.type, "code": refusal.code, "message": refusal.message, "param": refusal.param}
+        event = {"type": "error", "event_id": request_id, "status": refusal.status, "error": error}
+        return json.dumps(event).encode()
+
+    def offers_websocket(self, path: str) -> bool:
+        """Realtime and Responses."""
+        return path in _WEBSOCKETS
+
+    def asks(self, message: bytes) -> bool:
+        """Whether it is a ``response.create``, however its JSON is escaped."""
+        if b"response.create" not in message and b"\\u" not in message:
+            return False
+        return parse_object(message).get("type") in {None, "response.create"}
+
+    def usage_in(self, message: bytes) -> Usage | None:
+        """Of ``response.done`` (Realtime) and ``response.completed`` and its kin (Responses)."""
+        if b'"usage"' not in message:
+            return None
+        event = parse_object(message)
+        answer = event.get("response")
+        return read_usage(answer) if event.get("type") in _ENDS and isinstance(answer, dict) else None

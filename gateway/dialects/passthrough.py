@@ -43,3 +43,19 @@ class Passthrough:
     def usage_of(self, body: bytes) -> Usage | None:  # noqa: ARG002 - no shape is known
         """Nothing."""
         return None
+
+    def error_message(self, refusal: Refusal, request_id: str) -> bytes:
+        """The WebSocket message of a refusal."""
+        return _ERRORS.error_message(refusal, request_id)
+
+    def offers_websocket(self, path: str) -> bool:  # noqa: ARG002 - no endpoint is known
+        """Anywhere: the upstream decides."""
+        return True
+
+    def asks(self, message: bytes) -> bool:  # noqa: ARG002 - no shape is known
+        """Every message may."""
+        return True
+
+    def usage_in(self, message: bytes) -> Usage | None:  # noqa: ARG002 - no shape is known
+        """Nothing."""
+        return None
