@@ -41,8 +41,19 @@ class Layer:
 # ── The proof ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def prove(layers: Sequence[Layer]) -> Iterator[tuple[int, str]]:
-    """What is wrong with the order of these layers: the index of the layer, and the words for the operator."""
+def prove(layers: Sequence[Layer], prefixes: Sequence[str] = ("",)) -> Iterator[tuple[int, str]]:
+    """What is wrong with these layers on a route at ``prefixes``: the layer's index, and the words for the operator."""
+    yield from _prove_order(layers)
+    answered = [endpoint for prefix in prefixes for endpoint in layers[-1].plugin.endpoints(prefix)]
+    for index, layer in enumerate(layers[:-1]):
+        for endpoint in layer.plugin.uncovered(answered):
+            yield (
+                index,
+                f"{layer.name} lets nobody call {endpoint}, which {layers[-1].name} answers; name it for a role",
+            )
+
+
+def _prove_order(layers: Sequence[Layer]) -> Iterator[tuple[int, str]]:
     known: set[Requirement] = set()
     providers: dict[Requirement, str] = {}
     for index, layer in enumerate(layers):

@@ -103,11 +103,11 @@ def _build(config: GatewayConfig, services: Services, rim: Rim) -> tuple[Route, 
         layers = _layers(route, services, faults)
         if len(layers) < len(route.chain):
             continue
-        faults += [route.chain[index].fault(problem) for index, problem in prove(layers)]
+        prefixes = [path.rstrip("/") for path in route.paths]
+        faults += [route.chain[index].fault(problem) for index, problem in prove(layers, prefixes)]
         handler = compose(layers, rim)
         routes += [
-            Route(route.name, route.listener, path.rstrip("/"), route.max_body, tuple(layers), handler)
-            for path in route.paths
+            Route(route.name, route.listener, prefix, route.max_body, tuple(layers), handler) for prefix in prefixes
         ]
     if faults:
         raise ConfigError(faults)

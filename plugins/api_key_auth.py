@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
 
-from gateway.contract import EXCHANGE, PRINCIPAL, Plugin, Refusal
+from gateway.contract import EXCHANGE, PRINCIPAL, Plugin, Refusal, Verdict
 from gateway.dialects import KEY_SUBPROTOCOL
 from gateway.errors import StoreUnavailable
 from gateway.security.keys import digest, is_api_key
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from gateway.contract import Handler, PluginConfig, Principal, Requirement, Services
+    from gateway.contract import Handler, PluginConfig, Principal, Question, Requirement, Services
 
 _BEARER = "bearer "
 
@@ -35,6 +35,15 @@ class ApiKeyAuth(Plugin):
     def provides(self) -> frozenset[Requirement]:
         """Who is calling."""
         return frozenset({PRINCIPAL})
+
+    async def explain(self, question: Question) -> Verdict:
+        """Whether the key is one that works."""
+        if not question.has_key:
+            raise _missing()
+        if question.caller is None:
+            raise _invalid()
+        question.facts[PRINCIPAL] = question.caller
+        return Verdict(f"knows the key {question.caller.id}, of the role {question.caller.role}")
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse, or say who is calling."""
@@ -77,11 +86,15 @@ def _credentials(request: web.Request) -> Iterator[str]:
 
 def _the_one(credentials: set[str]) -> str:
     if not credentials:
-        message = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
-        raise Refusal(401, "missing_api_key", message, headers={"www-authenticate": "Bearer"})
+        raise _missing()
     if len(credentials) > 1:
         raise Refusal(400, "bad_request", "The request carries two different credentials. Send exactly one API key.")
     return credentials.pop()
+
+
+def _missing() -> Refusal:
+    message = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
+    return Refusal(401, "missing_api_key", message, headers={"www-authenticate": "Bearer"})
 
 
 def _invalid() -> Refusal:

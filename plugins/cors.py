@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 from aiohttp import hdrs, web
 from pydantic import AfterValidator
 
-from gateway.contract import Duration, Plugin, PluginConfig
+from gateway.contract import Duration, Plugin, PluginConfig, Verdict
 
 if TYPE_CHECKING:
-    from gateway.contract import Handler, Services
+    from gateway.contract import Handler, Question, Services
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -82,6 +82,13 @@ class Cors(Plugin):
         self._headers = None if config.headers is None else ", ".join(config.headers)
         self._expose = ", ".join(config.expose)
         self._max_age = str(int(config.max_age))
+
+    async def explain(self, question: Question) -> Verdict:
+        """What a browser would get."""
+        allowed = f"pages of {', '.join(sorted(self._origins)) or 'no origin'} may read the answer"
+        if question.method == hdrs.METH_OPTIONS:
+            return Verdict(f"answers a browser's preflight, passes anything else on; {allowed}")
+        return Verdict(allowed)
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a preflight; say on any other answer who may read it."""

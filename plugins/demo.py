@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
-from gateway.contract import EXCHANGE, Duration, Plugin, PluginConfig, Refusal, Relay, Usage
+from gateway.contract import EXCHANGE, Duration, Plugin, PluginConfig, Refusal, Relay, Usage, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
-    from gateway.contract import Exchange, Handler, Services
+    from gateway.contract import Exchange, Handler, Question, Services
 
 MODEL = "demo"
 _LOOKED_AT_BYTES = 64 * 1024
 _SHOWN_CHARACTERS = 200
 _MAX_INPUTS = 64
 _MAX_DIMENSIONS = 256
+_ENDPOINTS = ("/chat/completions", "/responses", "/embeddings")
 
 _GREETING = (
     "Hello! I am the gateway's demo model. I run offline and understand nothing, "
@@ -48,6 +49,12 @@ class Demo(Plugin):
         self._pace_s = config.pace
         self._clock = services.clock
 
+    async def explain(self, question: Question) -> Verdict:
+        """Whether the demo model is asked."""
+        if question.model == MODEL and _is_known(question.method, question.path):
+            return Verdict("answers it, offline", answers=True)
+        return Verdict(f"is not asked for the model {MODEL}: passes it on")
+
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer for the demo model."""
         exchange = request[EXCHANGE]
@@ -71,11 +78,13 @@ class Demo(Plugin):
             await asyncio.sleep(self._pace_s)
 
 
+def _is_known(method: str, path: str) -> bool:
+    return method == hdrs.METH_POST and path.endswith(_ENDPOINTS)
+
+
 async def _asked(exchange: Exchange) -> dict[str, Any] | None:
     """The body, if it is one for us. What is no good JSON is the provider's to refuse."""
-    if exchange.method != hdrs.METH_POST or not exchange.path.endswith(
-        ("/chat/completions", "/responses", "/embeddings")
-    ):
+    if not _is_known(exchange.method, exchange.path):
         return None
     raw = await exchange.body.peek(_LOOKED_AT_BYTES)
     if raw is None or b'"demo"' not in raw:

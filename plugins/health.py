@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from aiohttp import hdrs, web
 
-from gateway.contract import EXCHANGE, Plugin, Refusal
+from gateway.contract import EXCHANGE, Plugin, Refusal, Verdict
 from gateway.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from gateway.contract import Handler, PluginConfig, Services
+    from collections.abc import Sequence
+
+    from gateway.contract import Handler, PluginConfig, Question, Services
 
 _NO_STORE = {"cache-control": "no-store"}
+_PAGES = ("/healthz", "/readyz", "/metrics")
 
 
 class Health(Plugin):
@@ -27,16 +30,20 @@ class Health(Plugin):
 
     def __init__(self, config: PluginConfig, services: Services) -> None:  # noqa: ARG002 - the contract's signature
         self._services = services
-        self._answers = {"healthz": self._alive, "readyz": self._ready, "metrics": self._metrics}
+        self._answers = dict(zip(_PAGES, (self._alive, self._ready, self._metrics), strict=True))
+
+    def endpoints(self, prefix: str) -> Sequence[str]:
+        """The pages that the route reaches."""
+        return [f"GET {path}" for path in _reached(prefix)]
+
+    async def explain(self, question: Question) -> Verdict:
+        """Whether it is one of them."""
+        return Verdict(f"answers {_page(question.method, question.path, question.prefix)}", answers=True)
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG002 - terminal
         """Answer one of the three."""
-        answer = self._answers.get(request[EXCHANGE].path.rpartition("/")[2])
-        if answer is None:
-            raise Refusal(404, "unknown_url", "There is /healthz, /readyz and /metrics here.")
-        if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
-            raise Refusal(405, "method_not_allowed", "Only GET and HEAD are answered.", headers={"allow": "GET, HEAD"})
-        return await answer()
+        exchange = request[EXCHANGE]
+        return await self._answers[_page(exchange.method, exchange.path, exchange.prefix)]()
 
     async def _alive(self) -> web.Response:
         return _status(200, "ok")
@@ -53,6 +60,23 @@ class Health(Plugin):
     async def _metrics(self) -> web.Response:
         headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8", **_NO_STORE}
         return web.Response(body=self._services.metrics.render(), headers=headers)
+
+
+def _reached(prefix: str) -> dict[str, str]:
+    """The pages by their paths behind a route at ``prefix``: that of one page reaches it alone, any other all three."""
+    for page in _PAGES:
+        if prefix.endswith(page):
+            return {prefix: page}
+    return {prefix + page: page for page in _PAGES}
+
+
+def _page(method: str, path: str, prefix: str) -> str:
+    page = _reached(prefix).get(path)
+    if page is None:
+        raise Refusal(404, "unknown_url", "There is /healthz, /readyz and /metrics here.")
+    if method not in (hdrs.METH_GET, hdrs.METH_HEAD):
+        raise Refusal(405, "method_not_allowed", "Only GET and HEAD are answered.", headers={"allow": "GET, HEAD"})
+    return page
 
 
 def _status(status: int, word: str) -> web.Response:

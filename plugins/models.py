@@ -8,16 +8,19 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 from pydantic import Field
 
-from gateway.contract import EXCHANGE, PRINCIPAL, Plugin, PluginConfig, Refusal
+from gateway.contract import EXCHANGE, MAY_USE, PRINCIPAL, Plugin, PluginConfig, Refusal, Verdict
 
 if TYPE_CHECKING:
-    from gateway.contract import Handler, Requirement, Services
+    from collections.abc import Callable
+
+    from gateway.contract import Handler, Principal, Question, Requirement, Services
 
 
 class Models(Plugin):
-    """Answers ``GET …/models`` and ``GET …/models/ID`` from a list, as far as the caller's key may use it.
+    """Answers ``GET …/models`` and ``GET …/models/ID`` from a list, as far as the caller may use it.
 
-    ``…`` is the route's path. Everything else passes. A model that the caller may not use is not there for it.
+    ``…`` is the route's path. Everything else passes. A model that the caller's key, or a layer above this one, does
+    not let it use is not there for it.
     """
 
     class Config(PluginConfig):
@@ -35,19 +38,38 @@ class Models(Plugin):
         """Who is calling."""
         return frozenset({PRINCIPAL})
 
+    async def explain(self, question: Question) -> Verdict:
+        """Whether it is asked of models, and whether the caller may see the one."""
+        below = question.path[len(question.prefix) :]
+        facts = question.facts
+        if self._answer(question.method, below, facts[PRINCIPAL], facts.get(MAY_USE, _all)) is None:
+            return Verdict("is not asked of models: passes it on")
+        return Verdict("answers from its list, as far as the caller may use it", answers=True)
+
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer what is asked of models, pass everything else."""
         exchange = request[EXCHANGE]
         below = exchange.path[len(exchange.prefix) :]
-        if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD) or not below.startswith("/models"):
-            return await handler(request)
-        allowed = exchange[PRINCIPAL].models
-        visible = {name: model for name, model in self._models.items() if allowed is None or name in allowed}
-        if below in ("/models", "/models/"):
-            return web.json_response(_page(list(visible.values())))
-        if below.startswith("/models/"):
-            return web.json_response(_one(visible, unquote(below.removeprefix("/models/"))))
-        return await handler(request)
+        answer = self._answer(exchange.method, below, exchange[PRINCIPAL], exchange.get(MAY_USE) or _all)
+        return await handler(request) if answer is None else web.json_response(answer)
+
+    def _answer(
+        self, method: str, below: str, caller: Principal, may_use: Callable[[str], bool]
+    ) -> dict[str, object] | None:
+        """The list, or one model; None where neither is asked for."""
+        if method not in (hdrs.METH_GET, hdrs.METH_HEAD) or not (below == "/models" or below.startswith("/models/")):
+            return None
+        visible = {
+            name: model
+            for name, model in self._models.items()
+            if (caller.models is None or name in caller.models) and may_use(name)
+        }
+        asked = unquote(below.removeprefix("/models").removeprefix("/"))
+        return _one(visible, asked) if asked else _page(list(visible.values()))
+
+
+def _all(_: str) -> bool:
+    return True
 
 
 # One shape that OpenAI's and Anthropic's SDKs both read: each ignores the other's fields.

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
 
-from gateway.contract import EXCHANGE, Plugin, PluginConfig
+from gateway.contract import EXCHANGE, Plugin, PluginConfig, Verdict
 from gateway.security.headers import DEFAULT_HEADERS, HSTS
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from gateway.contract import Handler, Services
+    from gateway.contract import Handler, Question, Services
 
 
 def _field_value(value: str) -> str:
@@ -56,6 +56,10 @@ class SecurityHeaders(Plugin):
             *self._always,
             *_present(("Strict-Transport-Security", config.strict_transport_security)),
         )
+
+    async def explain(self, question: Question) -> Verdict:  # noqa: ARG002 - all requests are alike
+        """Which headers it adds."""
+        return Verdict(f"adds {', '.join(name for name, _ in self._over_tls) or 'nothing'} to the answer")
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Dress the answer."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.contract import CREDENTIAL, EXCHANGE, PRINCIPAL, Plugin, Refusal
+from gateway.contract import CREDENTIAL, EXCHANGE, PRINCIPAL, Plugin, Refusal, Verdict
 from gateway.errors import VaultError
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from gateway.contract import Handler, PluginConfig, Requirement, Secret, Services, Upstream
+    from gateway.contract import Handler, PluginConfig, Question, Requirement, Secret, Services, Upstream
     from gateway.contract import Vault as KeyVault
 
 
@@ -31,6 +31,11 @@ class Vault(Plugin):
     def provides(self) -> frozenset[Requirement]:
         """Where the provider's key comes from."""
         return frozenset({CREDENTIAL})
+
+    async def explain(self, question: Question) -> Verdict:
+        """Nothing is opened here: whoever forwards says whether its key can be."""
+        question.facts[CREDENTIAL] = self._source
+        return Verdict("lends the provider's key to whoever forwards")
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Leave the source for whoever forwards. Nothing is opened yet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from aiohttp import web
 
@@ -16,12 +16,23 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 
+class Scanner(Protocol):
+    """Sees a body that is too large to be held as it passes, before any of it can be forwarded."""
+
+    def feed(self, chunk: bytes) -> None:
+        """Look at the next bytes. Raise a Refusal to let neither them nor anything after them go on."""
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether what came so far is enough to let the request go on."""
+
+
 class RequestBody:
     """The body of a request, taken from the socket at most once.
 
-    A layer that must see it calls :meth:`peek` or :meth:`read`; what was read stays here and is what is forwarded, byte
-    for byte. Nobody reads: it streams. ``limit`` bounds the whole body in bytes, however it is read. The first read
-    sends ``100 Continue`` where the client waits for it, so a refused request never uploads.
+    A layer that must see it calls :meth:`peek`, :meth:`read` or :meth:`scan`; what was read stays here and is what is
+    forwarded, byte for byte. Nobody reads: it streams. ``limit`` bounds the whole body in bytes, however it is read.
+    The first read sends ``100 Continue`` where the client waits for it, so a refused request never uploads.
     """
 
     __slots__ = (
@@ -32,6 +43,7 @@ class RequestBody:
         "_json",
         "_on_first_read",
         "_reader",
+        "_scanners",
         "_waited_s",
         "_waiting_since",
         "declared",
@@ -52,6 +64,7 @@ class RequestBody:
         self._json: Any = None
         self._on_first_read = on_first_read
         self._reader: asyncio.Task[Any] | None = None
+        self._scanners: list[Scanner] = []
         self._waiting_since = 0.0
         self._waited_s = 0.0
         self._expired = False
@@ -85,6 +98,18 @@ class RequestBody:
             raise _too_large(limit)
         return body
 
+    async def scan(self, scanner: Scanner, limit: int) -> None:
+        """Show ``scanner`` the whole body as it passes, and wait until it is satisfied, or the body ends.
+
+        At most ``limit`` bytes (and the chunk that they end in) are read ahead for that; what comes later is shown when
+        it is read.
+        """
+        self._scanners.append(scanner)
+        for chunk in self._head:
+            scanner.feed(chunk)
+        while not (scanner.satisfied or self._complete or self.received >= limit):
+            await self._pull()
+
     async def stream(self) -> AsyncIterator[bytes]:
         """What was read so far, then the rest as it arrives. Once per exchange, after the last peek."""
         head, self._head = self._head, []
@@ -107,6 +132,8 @@ class RequestBody:
         self.received += len(chunk)
         self._complete = self._content.at_eof()
         self._check(self.received)
+        for scanner in self._scanners:
+            scanner.feed(chunk)
         self._head.append(chunk)
 
     async def _next_chunk(self) -> bytes:

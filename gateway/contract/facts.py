@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, Typ
 from pydantic_core import CoreSchema, core_schema
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
     from gateway.contract.services import Upstream
@@ -118,3 +120,4 @@ PRINCIPAL: Fact[Principal] = Fact("PRINCIPAL", "who is calling")
 ANONYMOUS: Fact[bool] = Fact("ANONYMOUS", "the caller is known to be nobody, on a path where that is allowed")
 CREDENTIAL: Fact[CredentialSource] = Fact("CREDENTIAL", "where the provider's key comes from")
 MODEL: Fact[str] = Fact("MODEL", "the model that the request names")
+MAY_USE: Fact[Callable[[str], bool]] = Fact("MAY_USE", "whether the caller may use a model of this name")

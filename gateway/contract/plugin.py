@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from gateway.contract.facts import Fact, Requirement
+    from gateway.contract.facts import Fact, Principal, Requirement
     from gateway.contract.services import Services
 
 
@@ -28,14 +28,27 @@ OnError = Literal["closed", "open"]
 class Question:
     """A request that is only thought of: what ``gateway explain`` asks the layers about.
 
-    ``facts`` is what the layers before would have established; a layer adds what it would establish itself.
+    ``target``, ``path`` and ``prefix`` are as in an Exchange. ``caller`` is whose key it carries: None where it carries
+    none (``has_key`` is False) or one that does not work. ``facts`` is what the layers before would have established; a
+    layer adds what it would establish itself.
     """
 
     method: str
+    target: str
     path: str
     prefix: str
     model: str | None
+    has_key: bool
+    caller: Principal | None
     facts: dict[Fact[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a layer would do with a request, in ``words`` for the operator. ``answers``: the chain would end there."""
+
+    words: str
+    answers: bool = False
 
 
 class PluginConfig(BaseModel):
@@ -71,20 +84,25 @@ class Plugin:
         """Facts that are established whenever this layer calls its handler."""
         return frozenset()
 
-    def endpoints(self) -> Sequence[str]:
-        """What a terminal layer answers, as ``METHOD /path`` below its route with ``*`` for one segment.
+    def endpoints(self, prefix: str) -> Sequence[str]:  # noqa: ARG002 - for those that look
+        """What a terminal layer answers on a route at ``prefix``: ``METHOD /whole/path``, ``*`` for one segment.
 
-        Empty: anything, as a forwarder does. A layer that authorises is checked against it at load, so that a matrix
-        which forgets an endpoint does not start.
+        Empty: anything, as a forwarder does. GET stands for HEAD too. A layer that authorises is checked against it at
+        load, so that a matrix which forgets an endpoint does not start.
         """
         return ()
 
-    async def explain(self, question: Question) -> str:  # noqa: ARG002 - for those that look
-        """What this layer would do with such a request, in a few words for the operator.
+    def uncovered(self, endpoints: Sequence[str]) -> Sequence[str]:  # noqa: ARG002 - for those that look
+        """Those of ``endpoints`` that a layer which authorises would refuse to everybody."""
+        return ()
 
-        Raise the Refusal that it would raise. Take nothing, count nothing, send nothing.
+    async def explain(self, question: Question) -> Verdict:  # noqa: ARG002 - for those that look
+        """What this layer would do with such a request.
+
+        Raise the Refusal that it would raise. Take nothing, count nothing, send nothing. The services may be those of
+        ``gateway explain``: store, vault and upstreams are there, log and state are not.
         """
-        return "passes it on"
+        return Verdict("does not say what it would do; taken to pass it on")
 
     async def __aenter__(self) -> Self:
         """Open what the layer keeps open. Failing here keeps the running generation."""
