@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import AddressValueError, IPv6Address
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gateway.contract import EXCHANGE, PRINCIPAL, Bucket, Plugin, PluginConfig, Rate, Refusal, Verdict
+from gateway.contract import EXCHANGE, PRINCIPAL, Bucket, Plugin, PluginConfig, Rate, Refusal, Tunnel, Verdict
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -75,7 +76,15 @@ class RateLimit(Plugin):
         response = await handler(request)
         response.headers.add("RateLimit", left)
         response.headers.add("RateLimit-Policy", policy)
+        if isinstance(response, Tunnel):
+            # A connection took one token; so does every answer that is asked for on it.
+            response.admit(partial(self._admit, bucket))
         return response
+
+    async def _admit(self, bucket: Bucket, _: bytes) -> None:
+        decision = await self._state.take((bucket,))
+        if not decision.allowed:
+            raise self._refusal(bucket, decision, {})
 
     def _bucket(self, exchange: Exchange) -> Bucket:
         if self._by == "ip":

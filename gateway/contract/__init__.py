@@ -28,7 +28,7 @@ This package holds protocols and the values that pass through them, no backend.
 
 from __future__ import annotations
 
-from gateway.contract.answers import Dialect, Relay
+from gateway.contract.answers import Dialect, Relay, Tunnel
 from gateway.contract.body import RequestBody, Scanner, json_body
 from gateway.contract.exchange import EXCHANGE, Ended, Exchange, Outcome, Usage
 from gateway.contract.facts import (
@@ -99,6 +99,7 @@ __all__ = [
     "Size",
     "State",
     "StoreHealth",
+    "Tunnel",
     "Upstream",
     "Usage",
     "Vault",
