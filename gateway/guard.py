@@ -57,7 +57,7 @@ def check(request: web.BaseRequest, target: str, max_header_bytes: int) -> str:
     ``max_header_bytes`` bounds all header lines together; aiohttp bounds each line alone.
     """
     _check_line(request)
-    path = _check_target(target)
+    path = check_target(target)
     _check_headers(request, max_header_bytes)
     return path
 
@@ -69,12 +69,18 @@ def _malformed(what: str) -> Refusal:
 def _check_line(request: web.BaseRequest) -> None:
     if request.version not in {HttpVersion10, HttpVersion11}:
         raise Refusal(505, "bad_request", "Only HTTP/1.1 and HTTP/1.0 are spoken here.", close=True)
-    if request.method not in METHODS:
+    check_method(request.method)
+
+
+def check_method(method: str) -> None:
+    """Raise the Refusal of a method that is not known here."""
+    if method not in METHODS:
         # RFC 9110, 9.1: methods are case-sensitive; an unknown one is 501, whatever the resource.
         raise Refusal(501, "bad_request", "This method is not known here.", close=True)
 
 
-def _check_target(target: str) -> str:
+def check_target(target: str) -> str:
+    """The path of a target in origin form. Raises the Refusal of one that two readers could read differently."""
     if _TARGET.fullmatch(target) is None:
         raise _malformed("its target is not a path")
     path, _, query = target.partition("?")
