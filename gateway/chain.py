@@ -60,7 +60,7 @@ def _prove_order(layers: Sequence[Layer]) -> Iterator[tuple[int, str]]:
         last = index == len(layers) - 1
         if layer.plugin.terminal and not last:
             yield index, f"{layer.name} answers every request: no layer after it would ever run; move it to the end"
-        if last and not layer.plugin.terminal:
+        if last and not (layer.plugin.terminal or layer.plugin.may_end):
             yield (
                 index,
                 f"the chain ends here, but {layer.name} passes requests on; end the chain with a terminal layer",
@@ -187,6 +187,8 @@ def compose(layers: Sequence[Layer], rim: Rim) -> Handler:
     """The chain as one handler. It answers; it raises nothing but CancelledError."""
 
     async def nowhere(_: web.Request) -> web.StreamResponse:
+        if layers[-1].plugin.may_end:
+            raise Refusal(404, "unknown_url", "Nothing is routed at this path.")
         msg = f"{layers[-1].name} is terminal, but it called its handler"
         raise RuntimeError(msg)
 

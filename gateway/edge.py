@@ -18,6 +18,7 @@ from gateway.contract import EXCHANGE, Ended, Exchange, Outcome, RequestBody
 from gateway.dialects import for_request
 from gateway.errors import Refusal
 from gateway.forwarded import caller
+from gateway.security.exposure import keys_in, tell_exposed
 from gateway.security.headers import DEFAULT_HEADERS, DEFAULT_HEADERS_OVER_TLS
 from gateway.sending import MAY_WRITE, Broken, Sending
 from gateway.ulid import ulid
@@ -212,6 +213,7 @@ class Edge:
         try:
             route = self._admit(request, exchange, generation)
         except Refusal as refusal:
+            await tell_exposed(self._services, exchange, (("url", key) for key in keys_in(exchange.target)))
             response = generation.rim.refuse(exchange, refusal, "edge")
             response.headers.update(DEFAULT_HEADERS_OVER_TLS if exchange.secure else DEFAULT_HEADERS)
             return response

@@ -286,7 +286,7 @@ class Gateway:
         await self._stack.aclose()
 
     async def reload_certificates(self) -> None:
-        """Give new connections what the certificates' files hold now; what is unusable changes nothing and is logged."""
+        """Give new connections what the files hold now. What cannot be used changes nothing, and is logged."""
         await self._certificates.reload(self.running.services)
 
     async def _drained(self) -> None:

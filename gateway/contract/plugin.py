@@ -66,6 +66,9 @@ class Plugin:
     terminal: ClassVar[bool] = False
     """Whether the layer never calls its handler. A chain ends with exactly one such layer."""
 
+    may_end: ClassVar[bool] = False
+    """Whether a chain may also end with this layer, though it calls its handler for some requests: they get a 404."""
+
     on_error: ClassVar[OnError] = "closed"
     """What a fault of this layer does unless the operator says otherwise. Observers may say ``open``; deciders
     never."""
