@@ -10,11 +10,11 @@ import json
 import logging
 import subprocess
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from aiohttp import web
 
@@ -50,16 +50,22 @@ LEAN_CHAIN = ("api_key_auth", "vault")
 class Front:
     """A proxy under test.
 
-    ``key`` is one that it accepts, ``provider_key`` what it presents to its upstream. ``admin`` is the origin of health
-    and metrics, where there is one; ``program`` its process, where it has one of its own.
+    ``key`` is one that it accepts, ``provider_key`` what it presents to its upstream. ``folder`` holds its files, and
+    in ``output`` what it logs. ``admin`` is the origin of health and metrics, where there is one; ``program`` its
+    process, where it has one of its own.
     """
 
     origin: str
     key: str = field(repr=False)
     provider_key: str = field(repr=False)
+    folder: Path
     admin: str = ""
-    folder: Path = Path()
     program: Program | None = None
+
+    @property
+    def output(self) -> str:
+        """What it has logged so far."""
+        return (self.folder / "output").read_text()
 
 
 def configuration(upstream: str, chain: Sequence[str], extra: str = "") -> str:
@@ -98,41 +104,47 @@ routes:
 @asynccontextmanager
 async def gateway(upstream: str, *, chain: Sequence[str] = FULL_CHAIN, extra: str = "") -> AsyncIterator[Front]:
     """The gateway on this loop. ``extra`` is added to its configuration."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        output = stack.enter_context((folder / "output").open("w"))
         # What a broken test leaves open must not hold it for the ten minutes that operators want.
-        text = configuration(upstream, chain, f"drain_timeout: 0s\n{extra}")
-        async with running_gateway(text, folder) as live:
-            yield Front(
-                live.url("").removesuffix("/"),
-                live.key,
-                live.provider_keys["openai"],
-                live.url("", "admin").removesuffix("/"),
-                folder,
-            )
+        drain = "" if "drain_timeout" in extra else "drain_timeout: 0s\n"
+        text = configuration(upstream, chain, f"{drain}log_level: debug\n{extra}")
+        with redirect_stderr(output):  # it keeps the standard error that it finds at its start
+            live = await stack.enter_async_context(running_gateway(text, folder))
+        origin, admin = (live.url("", listener) for listener in ("public", "admin"))
+        yield Front(origin, live.key, live.provider_keys["openai"], folder, admin)
 
 
 @asynccontextmanager
 async def naive(upstream: str, *, middlewares: Sequence[Middleware] = ()) -> AsyncIterator[Front]:
-    """The naive proxy on this loop, logging to standard error as its own main program does."""
-    handler = logging.StreamHandler(sys.stderr)
-    root = logging.getLogger()
+    """The naive proxy on this loop, logging as its own main program does."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        output = stack.enter_context((folder / "output").open("w"))
+        stack.enter_context(_root_logging_to(output))
+        app = create_app(upstream, PROVIDER_KEY)
+        app.middlewares.extend(middlewares)
+        runner = web.AppRunner(app, shutdown_timeout=0.05)  # not 0, which means for ever
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield Front(f"http://127.0.0.1:{site.port}", "gw_" + "x" * 32, PROVIDER_KEY, folder)
+
+
+@contextmanager
+def _root_logging_to(stream: TextIO) -> Iterator[None]:
+    """``logging.basicConfig(level=INFO)``, undone afterwards."""
+    root, handler = logging.getLogger(), logging.StreamHandler(stream)
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    app = create_app(upstream, PROVIDER_KEY)
-    app.middlewares.extend(middlewares)
-    # Not 0, which means for ever.
-    runner = web.AppRunner(app, shutdown_timeout=0.05)
     try:
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        yield Front(f"http://127.0.0.1:{site.port}", "gw_" + "x" * 32, PROVIDER_KEY)
+        yield
     finally:
-        await runner.cleanup()
-        root.removeHandler(handler)
         root.setLevel(level)
+        root.removeHandler(handler)
 
 
 @contextmanager
@@ -150,7 +162,7 @@ def gateway_program(
     ) as program:
         admin = next(line.split()[-1] for line in program.text().splitlines() if line.startswith("admin listens on "))
         key = json.loads(made)["key"]["key"]
-        yield Front(f"http://{program.said()}", key, provider_key, f"http://{admin}", folder, program)
+        yield Front(f"http://{program.said()}", key, provider_key, folder, f"http://{admin}", program)
 
 
 @contextmanager
@@ -161,7 +173,7 @@ def naive_program(upstream: str, folder: Path) -> Iterator[Front]:
         ready=r"Running on (http://127\.0\.0\.1:\d+)",
         output=folder / "output",
     ) as program:
-        yield Front(program.said(), "gw_" + "x" * 32, PROVIDER_KEY, program=program)
+        yield Front(program.said(), "gw_" + "x" * 32, PROVIDER_KEY, folder, program=program)
 
 
 def _say(*command: str | Path, folder: Path, told: str = "") -> bytes:
