@@ -10,6 +10,7 @@ import asyncio
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from gateway.clock import SystemClock
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from gateway.config import GatewayConfig
     from gateway.contract import Metrics
+    from gateway.security.vault import VaultRecord
 
 
 @dataclass
@@ -77,7 +79,7 @@ async def open_services(config: GatewayConfig, in_flight: Callable[[], int]) -> 
         metrics = PrometheusMetrics(in_flight)
         store = await stack.enter_async_context(Store.open(config.store, clock=clock))
         vault = await unlock(store, config)
-        credentials = ProviderKeys(vault, masker)
+        credentials = ProviderKeys(vault, masker, unlock=_unlocking(config), log=log)
         keys = KeyCache(
             store,
             clock=clock,
@@ -115,7 +117,11 @@ async def unlock(store: Store, config: GatewayConfig) -> KeyVault:
     if record is None:
         raise StoreMismatch("the store has no vault yet: run `gateway init`")
     # 600,000 rounds of PBKDF2 hold a thread for a tenth of a second, once.
-    return await asyncio.to_thread(KeyVault.unlock, config.vault.master_key, record, config.vault.cipher)
+    return await asyncio.to_thread(_unlocking(config), record)
+
+
+def _unlocking(config: GatewayConfig) -> Callable[[VaultRecord], KeyVault]:
+    return partial(KeyVault.unlock, config.vault.master_key, cipher=config.vault.cipher)
 
 
 def _upstreams(config: GatewayConfig, metrics: Metrics) -> Mapping[str, HttpUpstream]:

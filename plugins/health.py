@@ -22,7 +22,8 @@ class Health(Plugin):
     """Answers ``/healthz``, ``/readyz`` and ``/metrics`` below its route; everything else is a 404.
 
     ``/healthz`` touches nothing: a process that answers is alive, and a store that blinks must restart nobody.
-    ``/readyz`` is 503 while draining, and stays 200, ``degraded``, while the store is away: cached keys still work.
+    ``/readyz`` is 503 while draining, and stays 200, ``degraded``, while the store is away, because cached keys still
+    work, and while the stored keys of some providers cannot be opened, which it names: the others' can.
     It is not authenticated: keep its listener off the internet.
     """
 
@@ -55,6 +56,8 @@ class Health(Plugin):
             await self._services.store.ping()
         except StoreUnavailable:
             return _status(200, "degraded")
+        if unhealthy := sorted(self._services.vault.unhealthy()):
+            return _status(200, "degraded", unhealthy_credentials=unhealthy)
         return _status(200, "ok")
 
     async def _metrics(self) -> web.Response:
@@ -79,5 +82,5 @@ def _page(method: str, path: str, prefix: str) -> str:
     return page
 
 
-def _status(status: int, word: str) -> web.Response:
-    return web.json_response({"status": word}, status=status, headers=_NO_STORE)
+def _status(status: int, word: str, **more: object) -> web.Response:
+    return web.json_response({"status": word, **more}, status=status, headers=_NO_STORE)

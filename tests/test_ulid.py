@@ -44,9 +44,9 @@ def test_forked_workers_never_make_the_same() -> None:
 import os
 from gateway.contract import Secret
 from gateway.security.keys import new_api_key
-from gateway.security.vault import KeyVault
+from gateway.security.vault import KeyRing, KeyVault
 from gateway.ulid import ulid
-vault = KeyVault(bytes(32), version=1)
+vault = KeyVault(KeyRing.new())
 child = os.fork()
 made = [ulid(1.0), new_api_key().reveal(), vault.seal(Secret("x"), "t", "r").hex()]
 os.write(1, (" ".join(made) + "\\n").encode())

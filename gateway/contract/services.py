@@ -41,6 +41,9 @@ class Vault(Protocol):
         Raises VaultError otherwise, with words for the log.
         """
 
+    def unhealthy(self) -> Mapping[str, str]:
+        """The upstreams whose stored key cannot be opened, each with the reason, in words for the log."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:

@@ -4,12 +4,14 @@
 
     master key ──PBKDF2-HMAC-SHA256, 600,000 rounds, own salt──► root
         root ──HKDF──► check value          recognises the master key without opening anything
-        root ──HKDF──► wrapping key ──AES-256-GCM──► data key, random, 256 bits
+        root ──HKDF──► wrapping key ──AES-256-GCM──► key ring, random keys of 256 bits
             data key ──HKDF──► one key per cipher ──► each secret, bound to its table, row and key version
-            data key ──HKDF──► derive(purpose): the audit log's key, …
+            lasting key ──HKDF──► derive(purpose): the audit log's key, …
 
-The master key is only ever used to unwrap the data key: a changed master key rewrites one :class:`VaultRecord` (a new
-salt, a new wrapping, a new check value) and no secret. The data key has a version which every sealed value carries.
+The master key is only ever used to unwrap the key ring: a changed master key rewrites one :class:`VaultRecord` (a new
+salt, a new wrapping, a new check value) and no secret. Data keys have versions, and every sealed value carries its own:
+while a data key is being replaced the ring holds both, the newest seals, and either opens what it sealed. The lasting
+key is never replaced, so that what was made with a derived key (the audit log's chain) can be checked for ever.
 
 A sealed value is ``format (1 byte) · data key version (4 bytes) · what the cipher made``. Formats:
 
@@ -32,7 +34,7 @@ import hashlib
 import hmac
 import secrets
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -62,6 +64,7 @@ _NONCE_BYTES = 12
 _TAG_BYTES = 16
 _FIRST_VERSION = 1
 _HEADER = struct.Struct(">BI")
+_RING_ENTRY = struct.Struct(f">I{_KEY_BYTES}s")
 
 _MIN_DISTINCT = 8
 _PLACEHOLDERS = ("changeme", "changethis", "replaceme", "replacethis", "placeholder", "yourmasterkey", "yoursecret")
@@ -72,7 +75,7 @@ _HOW_TO_MAKE_ONE = "make one with `openssl rand -base64 48`, or let `gateway ini
 class VaultRecord:
     """What the store keeps of a vault. Nothing in it is secret without the master key.
 
-    ``version`` counts data keys; ``check`` recognises the master key.
+    ``version`` is the newest data key's; ``wrapped_key`` is the key ring, sealed; ``check`` recognises the master key.
     """
 
     version: int
@@ -81,6 +84,36 @@ class VaultRecord:
     salt: bytes = field(repr=False)
     wrapped_key: bytes = field(repr=False)
     check: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """The random keys of a vault: data keys by version, of which the newest seals, and one to derive others from."""
+
+    lasting: bytes = field(repr=False)
+    data_keys: Mapping[int, bytes] = field(repr=False)
+
+    @classmethod
+    def new(cls) -> KeyRing:
+        """The keys of a new vault."""
+        return cls(secrets.token_bytes(_KEY_BYTES), {_FIRST_VERSION: secrets.token_bytes(_KEY_BYTES)})
+
+    @property
+    def newest(self) -> int:
+        """The version of the data key that seals."""
+        return max(self.data_keys)
+
+    def pack(self) -> bytes:
+        """The ring as it is wrapped."""
+        entries = (_RING_ENTRY.pack(version, key) for version, key in sorted(self.data_keys.items()))
+        return self.lasting + b"".join(entries)
+
+    @classmethod
+    def unpack(cls, packed: bytes, newest: int) -> KeyRing:
+        """The ring that was packed. A single key, as vaults had before there were rings, is its own lasting key."""
+        lasting, entries = packed[:_KEY_BYTES], packed[_KEY_BYTES:]
+        data_keys: dict[int, bytes] = dict(_RING_ENTRY.iter_unpack(entries))
+        return cls(lasting, data_keys or {newest: lasting})
 
 
 def new_master_key() -> Secret:
@@ -114,35 +147,31 @@ def _weakness(text: str) -> str | None:
 
 
 class KeyVault:
-    """Seals and opens secrets under one data key. Never shows a key: not by ``repr``, not by an error."""
+    """Seals and opens secrets under its data keys. Never shows a key: not by ``repr``, not by an error."""
 
-    __slots__ = ("_ciphers", "_data_key", "_seals_with", "version")
+    __slots__ = ("_cipher", "_ring", "_sealers", "_seals_with", "version")
 
-    def __init__(self, data_key: bytes, *, version: int, cipher: Cipher = "aes-256-gcm") -> None:
-        self.version = version
-        self._data_key = data_key
-        gcm = _AesGcm(_expand(data_key, b"seal aes-256-gcm"))
-        fernet = _Fernet(_expand(data_key, b"seal fernet"))
-        self._ciphers: Mapping[int, _Sealer] = {gcm.format: gcm, fernet.format: fernet}
-        self._seals_with: _Sealer = fernet if cipher == "fernet" else gcm
+    def __init__(self, ring: KeyRing, cipher: Cipher = "aes-256-gcm") -> None:
+        self.version = ring.newest
+        self._ring = ring
+        self._cipher: Cipher = cipher
+        self._sealers = {
+            (sealer.format, version): sealer for version, key in ring.data_keys.items() for sealer in _sealers(key)
+        }
+        form = _Fernet.format if cipher == "fernet" else _AesGcm.format
+        self._seals_with = self._sealers[form, self.version]
 
     def __repr__(self) -> str:
         return f"KeyVault(version={self.version})"
 
     @classmethod
     def create(cls, master: Secret, cipher: Cipher = "aes-256-gcm") -> tuple[KeyVault, VaultRecord]:
-        """A new vault with a random data key, and the record that unlocks it again.
+        """A new vault with random keys, and the record that unlocks it again.
 
         Raises MasterKeyError for a master key that is missing, too short or obviously weak.
         """
-        require_strong(master)
-        salt = secrets.token_bytes(_SALT_BYTES)
-        data_key = secrets.token_bytes(_KEY_BYTES)
-        root = _stretch(master, salt, ITERATIONS)
-        bound = _record_context(_FIRST_VERSION, KDF, ITERATIONS, salt)
-        wrapped_key = bytes([_AesGcm.format]) + _wrapper(root).seal(data_key, bound)
-        record = VaultRecord(_FIRST_VERSION, KDF, ITERATIONS, salt, wrapped_key, _check_value(root))
-        return cls(data_key, version=_FIRST_VERSION, cipher=cipher), record
+        vault = cls(KeyRing.new(), cipher)
+        return vault, vault.wrap(master)
 
     @classmethod
     def unlock(cls, master: Secret, record: VaultRecord, cipher: Cipher = "aes-256-gcm") -> KeyVault:
@@ -157,15 +186,41 @@ class KeyVault:
         root = _stretch(master, record.salt, record.iterations)
         if not hmac.compare_digest(_check_value(root), record.check):
             raise MasterKeyError(
-                "the master key is not the one that this vault was made with: "
-                "set vault.master_key to the key that was in use when the provider keys were stored"
+                "the master key is not the one that this vault was made with, or was last changed to: "
+                "set vault.master_key to the key that was last in use with this store"
             )
         bound = _record_context(record.version, record.kdf, record.iterations, record.salt)
         known = record.wrapped_key[:1] == bytes([_AesGcm.format])
-        data_key = _wrapper(root).open(record.wrapped_key[1:], bound) if known else None
-        if data_key is None:
+        packed = _wrapper(root).open(record.wrapped_key[1:], bound) if known else None
+        if packed is None:
             raise CannotOpen("the master key is right but the vault's record is damaged: restore the store's backup")
-        return cls(data_key, version=record.version, cipher=cipher)
+        return cls(KeyRing.unpack(packed, record.version), cipher)
+
+    def wrap(self, master: Secret) -> VaultRecord:
+        """A record from which ``master`` unlocks this vault: salt and wrapping are new each time.
+
+        Raises MasterKeyError for a master key that is missing, too short or obviously weak.
+        """
+        require_strong(master)
+        salt = secrets.token_bytes(_SALT_BYTES)
+        root = _stretch(master, salt, ITERATIONS)
+        bound = _record_context(self.version, KDF, ITERATIONS, salt)
+        wrapped_key = bytes([_AesGcm.format]) + _wrapper(root).seal(self._ring.pack(), bound)
+        return VaultRecord(self.version, KDF, ITERATIONS, salt, wrapped_key, _check_value(root))
+
+    def with_new_data_key(self) -> KeyVault:
+        """This vault with one more data key, which seals from now on. What was sealed before is still opened."""
+        data_keys = {**self._ring.data_keys, self.version + 1: secrets.token_bytes(_KEY_BYTES)}
+        return KeyVault(replace(self._ring, data_keys=data_keys), self._cipher)
+
+    def with_newest_data_key_only(self) -> KeyVault:
+        """This vault without what its older data keys sealed: they are forgotten."""
+        return KeyVault(replace(self._ring, data_keys={self.version: self._ring.data_keys[self.version]}), self._cipher)
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """The data keys that it has. More than one: the older ones are being replaced."""
+        return frozenset(self._ring.data_keys)
 
     def seal(self, plaintext: Secret, table: str, row: str) -> bytes:
         """The secret, sealed for this row of this table and for no other."""
@@ -181,20 +236,25 @@ class KeyVault:
         if len(header) < _HEADER.size:
             raise CannotOpen(f"{table}: the sealed value of {row} is cut short: store the secret again")
         form, version = _HEADER.unpack(header)
-        cipher = self._ciphers.get(form)
-        if cipher is None or version != self.version:
+        sealer = self._sealers.get((form, version))
+        if sealer is None:
             raise CannotOpen(
                 f"{table}: {row} is sealed in format {form} with data key {version}, "
                 f"which this vault (data key {self.version}) does not know: store the secret again"
             )
-        plaintext = cipher.open(sealed, _value_context(header, table, row))
+        plaintext = sealer.open(sealed, _value_context(header, table, row))
         if plaintext is None:
             raise CannotOpen(f"{table}: the sealed value of {row} is damaged or another row's: store the secret again")
         return Secret(plaintext.decode())
 
     def derive(self, purpose: bytes) -> bytes:
-        """A key of 32 bytes for one other purpose: always the same, and of no use for any other."""
-        return _expand(self._data_key, b"derive " + purpose)
+        """A key of 32 bytes for one other purpose: the same as long as the vault lives, and of no use for any other."""
+        return _expand(self._ring.lasting, b"derive " + purpose)
+
+
+def data_key_version(blob: bytes) -> int | None:
+    """The version of the data key that a value was sealed with, by its own header; None for what is no sealed value."""
+    return int(_HEADER.unpack_from(blob)[1]) if len(blob) >= _HEADER.size else None
 
 
 class _Sealer(Protocol):
@@ -255,6 +315,11 @@ class _Fernet:
         return payload[len(expected) :]
 
 
+def _sealers(data_key: bytes) -> tuple[_Sealer, ...]:
+    """Every cipher under this data key, each with a key of its own."""
+    return _AesGcm(_expand(data_key, b"seal aes-256-gcm")), _Fernet(_expand(data_key, b"seal fernet"))
+
+
 def _stretch(master: Secret, salt: bytes, iterations: int) -> bytes:
     """PBKDF2-HMAC-SHA256 (RFC 8018): the slow step between a master key and everything else."""
     return hashlib.pbkdf2_hmac("sha256", master.reveal().encode(), salt, iterations, _KEY_BYTES)
@@ -274,7 +339,7 @@ def _check_value(root: bytes) -> bytes:
 
 
 def _record_context(version: int, kdf: str, iterations: int, salt: bytes) -> bytes:
-    """What the wrapped data key is bound to: every other field of its record."""
+    """What the wrapped key ring is bound to: every other field of its record."""
     return framed(version.to_bytes(4), kdf.encode(), iterations.to_bytes(8), salt)
 
 

@@ -45,20 +45,31 @@ class AuditLog:
         self, actor: str, action: str, target: str, detail: Mapping[str, object] | None = None
     ) -> AuditEntry:
         """Add an entry at the end. ``detail`` is anything that JSON can say, and holds no secret."""
-        now = as_kept(self._clock.time())
-        text = json.dumps(detail or {}, sort_keys=True, separators=(",", ":"))
 
         async def work(connection: AsyncConnection) -> AuditEntry:
-            # SQLite has one writer anyhow. Elsewhere this row's lock makes appending one at a time.
-            await connection.execute(sa.select(changes.c.number).with_for_update())
-            last = (await connection.execute(_newest_first().limit(1))).one_or_none()
-            number, before = (1, _START) if last is None else (last.number + 1, last.mac)
-            bare = AuditEntry(number, now, actor, action, target, text, b"")
-            entry = AuditEntry(number, now, actor, action, target, text, self._mac(bare, before))
-            await connection.execute(sa.insert(audit).values(_values(entry)))
-            return entry
+            return await self.append_within(connection, actor, action, target, detail)
 
         return await self._database.write(work)
+
+    async def append_within(
+        self,
+        connection: AsyncConnection,
+        actor: str,
+        action: str,
+        target: str,
+        detail: Mapping[str, object] | None = None,
+    ) -> AuditEntry:
+        """Add an entry in the transaction of the act that it tells of: neither is ever there without the other."""
+        now = as_kept(self._clock.time())
+        text = json.dumps(detail or {}, sort_keys=True, separators=(",", ":"))
+        # SQLite has one writer anyhow. Elsewhere this row's lock makes appending one at a time.
+        await connection.execute(sa.select(changes.c.number).with_for_update())
+        last = (await connection.execute(_newest_first().limit(1))).one_or_none()
+        number, before = (1, _START) if last is None else (last.number + 1, last.mac)
+        bare = AuditEntry(number, now, actor, action, target, text, b"")
+        entry = AuditEntry(number, now, actor, action, target, text, self._mac(bare, before))
+        await connection.execute(sa.insert(audit).values(_values(entry)))
+        return entry
 
     async def list(self, limit: int = 100, *, before: int | None = None) -> Sequence[AuditEntry]:
         """Up to ``limit`` entries, newest first, from below the number ``before``."""

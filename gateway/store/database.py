@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 IMMEDIATE = "gateway_immediate"
 """Execution option of a connection that will write: an engine that can takes its write lock at the start."""
 
+DURABLE = "gateway_durable"
+"""Execution option of a connection whose commits must outlive a power cut, and not only the end of this process."""
+
 _CLOSING_S = 5.0
 
 
@@ -39,6 +42,7 @@ class Database:
     ) -> None:
         self._engine = engine
         self._writer = engine.execution_options(**{IMMEDIATE: True})
+        self._durable_writer = engine.execution_options(**{IMMEDIATE: True, DURABLE: True})
         self._deadline_s = deadline_s
         self._translate = translate
         self._running: set[asyncio.Task[Any]] = set()
@@ -47,9 +51,12 @@ class Database:
         """What ``work`` answers. Each statement sees the data as it is when the statement begins."""
         return await self._within_deadline(self._read(work))
 
-    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """What ``work`` answers, once everything that it did is committed; nothing of it where it raises."""
-        return await self._within_deadline(self._write(work))
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]], *, durable: bool = False) -> T:
+        """What ``work`` answers, once everything that it did is committed; nothing of it where it raises.
+
+        A ``durable`` commit is on the disk when this returns, as is everything that was committed before it.
+        """
+        return await self._within_deadline(self._write(work, self._durable_writer if durable else self._writer))
 
     async def close(self) -> None:
         """End every connection, after the calls that still run or after five seconds."""
@@ -61,8 +68,8 @@ class Database:
         async with self._engine.connect() as connection:
             return await work(connection)
 
-    async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with self._writer.begin() as connection:
+    async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]], writer: AsyncEngine) -> T:
+        async with writer.begin() as connection:
             return await work(connection)
 
     async def _within_deadline(self, call: Coroutine[Any, Any, T]) -> T:

@@ -7,10 +7,12 @@ all keys were deleted.
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -19,11 +21,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from gateway.errors import StoreConflict, StoreError, StoreMismatch, StoreUnavailable
-from gateway.store.database import IMMEDIATE, Database
+from gateway.store.database import DURABLE, IMMEDIATE, Database
 from gateway.store.migrate import migrate
 from gateway.store.tables import changes
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -106,6 +110,36 @@ def connect(path: Path, *, deadline_s: float) -> Database:
     return Database(engine, deadline_s=deadline_s, translate=translate)
 
 
+@asynccontextmanager
+async def alone(path: Path, refusal: str) -> AsyncIterator[None]:
+    """Be the only process that is in this context for this store. Raises StoreConflict(refusal) where another is.
+
+    The lock is the kernel's (``flock``), so it ends with the process, however that ends: after ``kill -9`` the next one
+    gets it at once, and no heartbeat has to tell the living from the dead. It is on the folder. A lock file of our own
+    would belong to whichever user came first, and closing another descriptor of the store's file would drop the locks
+    that SQLite has on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    descriptor = await asyncio.to_thread(_lock, path, refusal)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(path: Path, refusal: str) -> int:
+    """A descriptor of the folder that holds its lock until it is closed."""
+    folder = path.absolute().parent
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise StoreConflict(refusal) from error
+        raise StoreMismatch(f"{folder} cannot be locked: {error.strerror}") from error
+    return descriptor
+
+
 def translate(error: DBAPIError) -> StoreError | None:
     """The gateway's error for the driver's; None where the statement is to blame."""
     known = _MEANINGS.get(_primary_code(error))
@@ -140,7 +174,11 @@ def _configure(engine: sa.Engine, *, busy_s: float) -> None:
         cursor.close()
 
     def begin(connection: sa.Connection) -> None:
-        if connection.get_execution_options().get(IMMEDIATE):
+        options = connection.get_execution_options()
+        if options.get(DURABLE):
+            # Can be said between transactions only. The connection keeps it, at the price of an fsync for each commit.
+            connection.exec_driver_sql("PRAGMA synchronous = FULL")
+        if options.get(IMMEDIATE):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     sa.event.listen(engine, "connect", configure)

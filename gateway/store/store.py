@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -12,16 +13,19 @@ from gateway.store import sqlite
 from gateway.store.api_keys import ApiKeys
 from gateway.store.audit import AuditLog
 from gateway.store.changes import change_number
+from gateway.store.rotation import Rotation
 from gateway.store.sealed_keys import SealedKeys, VaultRecords
 from gateway.store.usage import UsageRows
 from gateway.store.users import Users
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from gateway.contract import Clock
+    from gateway.security.vault import Cipher
     from gateway.store.database import Database
 
 
@@ -33,9 +37,12 @@ class Store:
     that a call writes is written, or none of it; after StoreUnavailable it may be either.
     """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, alone: Callable[[str], AbstractAsyncContextManager[None]]
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._alone = alone
         self.users = Users(database, clock)
         self.api_keys = ApiKeys(database, clock)
         self.provider_keys = SealedKeys(database)
@@ -56,13 +63,22 @@ class Store:
         await asyncio.to_thread(sqlite.prepare, path, create=create)
         database = sqlite.connect(path, deadline_s=deadline_s)
         try:
-            yield cls(database, clock)
+            yield cls(database, clock, partial(sqlite.alone, path))
         finally:
             await database.close()
 
     def audit(self, key: bytes) -> AuditLog:
         """The audit log under the vault's key for it."""
         return AuditLog(self._database, self._clock, key)
+
+    @asynccontextmanager
+    async def rotation(self, *, actor: str, cipher: Cipher) -> AsyncIterator[Rotation]:
+        """The right to replace the vault's keys, which one process has at a time, until it leaves or ends.
+
+        ``actor`` is who does it, for the audit log. Raises StoreConflict where another process has the right.
+        """
+        async with self._alone("another process is replacing the vault's keys: let it finish"):
+            yield Rotation(self._database, self._clock, actor=actor, cipher=cipher)
 
     async def changes(self) -> int:
         """The number that every change of keys, users, roles or provider keys raises."""

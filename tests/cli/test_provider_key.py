@@ -13,9 +13,8 @@ import pytest
 
 from gateway.clock import SystemClock
 from gateway.contract import Secret
-from gateway.security.masking import Masker
 from gateway.security.vault import KeyVault
-from gateway.store.credentials import ProviderKeys
+from gateway.store.credentials import open_sealed
 from gateway.store.store import Store
 
 if TYPE_CHECKING:
@@ -34,9 +33,8 @@ def opened(place: Path, upstream: str, origin: str) -> str:
         async with Store.open(f"sqlite:///{place}/data/gateway.db", clock=SystemClock()) as store:
             record = await store.vault.read()
             assert record is not None
-            keys = ProviderKeys(KeyVault.unlock(master, record), Masker())
-            await keys.reload(store)
-            return keys.credential(upstream, origin).reveal()
+            keys = {(key.upstream, key.origin): key for key in await store.provider_keys.list()}
+            return open_sealed(KeyVault.unlock(master, record), keys[upstream, origin]).reveal()
 
     return asyncio.run(run())
 

@@ -68,15 +68,20 @@ class Keys:
 
 @dataclass
 class SealedKeys:
-    """Provider keys by upstream and origin."""
+    """Provider keys by upstream and origin, and what is wrong with others."""
 
     known: dict[tuple[str, str], str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
 
     def credential(self, upstream: str, origin: str) -> Secret:
         """What the vault of the contract promises."""
         if (upstream, origin) not in self.known:
             raise CannotOpen(f"row of {upstream}: the seal is broken")
         return Secret(self.known[upstream, origin])
+
+    def unhealthy(self) -> Mapping[str, str]:
+        """What the vault of the contract promises."""
+        return self.broken
 
 
 @dataclass

@@ -32,6 +32,14 @@ async def test_ready(world: World, away: bool, draining: bool, status: int, word
     assert (answer.status, answer.json) == (status, {"status": word})
 
 
+async def test_a_credential_that_cannot_be_opened_is_named(world: World) -> None:
+    """F68: the gateway is ready, for the other providers' keys work, and says whose does not, not why."""
+    world.sealed.broken = {"openai": "the seal of the row is broken"}
+    async with world.serve("health") as get:
+        answer = await get("GET", "/readyz")
+    assert (answer.status, answer.json) == (200, {"status": "degraded", "unhealthy_credentials": ["openai"]})
+
+
 async def test_metrics(world: World) -> None:
     """What was counted can be scraped."""
     world.metrics.follow("log_lines_dropped", "Lost.", lambda: 1)

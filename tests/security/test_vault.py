@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from gateway.contract import Secret
 from gateway.errors import CannotOpen, MasterKeyError
 from gateway.security import vault as module
-from gateway.security.vault import KeyVault, VaultRecord, new_master_key, require_strong
+from gateway.security.vault import (
+    KeyRing,
+    KeyVault,
+    VaultRecord,
+    data_key_version,
+    new_master_key,
+    require_strong,
+)
 
 if TYPE_CHECKING:
     from gateway.security.vault import Cipher
@@ -134,17 +141,18 @@ def test_formats_cannot_be_exchanged() -> None:
 
 def test_another_data_key_is_named() -> None:
     """A value that was sealed under another version of the data key says so."""
-    newer = KeyVault(bytes(32), version=2)
+    newer = VAULT.with_new_data_key()
     with pytest.raises(CannotOpen, match="data key 2"):
         VAULT.open(newer.seal(Secret("x"), "t", "r"), "t", "r")
 
 
 def test_the_version_cannot_be_relabelled() -> None:
     """The version in the header is authenticated: a value does not pass for one of another data key."""
-    blob = KeyVault(bytes(32), version=1).seal(Secret("x"), "t", "r")
-    relabelled = blob[:1] + (2).to_bytes(4) + blob[5:]
+    same_key_twice = KeyVault(KeyRing(bytes(32), {1: bytes(32), 2: bytes(32)}))
+    blob = same_key_twice.seal(Secret("x"), "t", "r")
+    relabelled = blob[:1] + (1).to_bytes(4) + blob[5:]
     with pytest.raises(CannotOpen):
-        KeyVault(bytes(32), version=2).open(relabelled, "t", "r")
+        same_key_twice.open(relabelled, "t", "r")
 
 
 def test_another_vault_cannot_open() -> None:
@@ -192,8 +200,63 @@ def test_derived_keys_are_stable_and_apart() -> None:
     """One purpose always gets the same key, another purpose another, and no cipher's key is among them."""
     again = KeyVault.unlock(MASTER, RECORD)
     assert VAULT.derive(b"audit") == again.derive(b"audit")
-    assert len({VAULT.derive(b"audit"), VAULT.derive(b"sessions"), VAULT.derive(b""), VAULT._data_key}) == 4
+    keys = {VAULT.derive(b"audit"), VAULT.derive(b"sessions"), VAULT.derive(b"")}
+    assert len(keys | {VAULT._ring.lasting} | set(VAULT._ring.data_keys.values())) == 5
     assert len(VAULT.derive(b"audit")) == 32
+
+
+def test_several_data_keys_open_and_the_newest_seals() -> None:
+    """F66: while a data key is replaced, what was sealed before and since is opened, by the version it carries."""
+    both = VAULT.with_new_data_key()
+    before, since = VAULT.seal(Secret("x"), "t", "r"), both.seal(Secret("x"), "t", "r")
+    assert (data_key_version(before), data_key_version(since)) == (1, 2)
+    assert {both.open(blob, "t", "r").reveal() for blob in (before, since)} == {"x"}
+    assert both.versions == {1, 2}
+
+
+def test_an_old_data_key_that_is_let_go_opens_nothing() -> None:
+    """After a rotation the old data key is gone: what it sealed is noticed, and what the new one sealed is opened."""
+    both = VAULT.with_new_data_key()
+    newest = both.with_newest_data_key_only()
+    assert newest.versions == {2}
+    assert newest.open(both.seal(Secret("x"), "t", "r"), "t", "r").reveal() == "x"
+    with pytest.raises(CannotOpen, match="data key 1"):
+        newest.open(VAULT.seal(Secret("x"), "t", "r"), "t", "r")
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+def test_a_vault_keeps_its_cipher_and_its_derived_keys_through_a_rotation(cipher: Cipher) -> None:
+    """The audit log's chain is checked with the same key for ever; what is sealed anew is sealed as configured."""
+    vault = BY_CIPHER[cipher]
+    rotated = vault.with_new_data_key().with_newest_data_key_only()
+    assert rotated.derive(b"audit") == vault.derive(b"audit")
+    assert rotated.seal(Secret("x"), "t", "r")[0] == vault.seal(Secret("x"), "t", "r")[0]
+
+
+def test_another_master_key_makes_a_new_record_of_the_same_vault() -> None:
+    """F66: new salt, new wrapping, new check value; the new key opens what the vault sealed, the old one does not."""
+    other = new_master_key()
+    record = VAULT.with_new_data_key().wrap(other)
+    assert (record.version, record.iterations) == (2, 600_000)
+    assert record.salt != RECORD.salt
+    opened = KeyVault.unlock(other, record)
+    assert opened.versions == {1, 2}
+    assert opened.open(VAULT.seal(Secret("x"), "t", "r"), "t", "r").reveal() == "x"
+    assert opened.derive(b"audit") == VAULT.derive(b"audit")
+    with pytest.raises(MasterKeyError):
+        KeyVault.unlock(MASTER, record)
+
+
+def test_a_vault_from_before_there_were_rings_is_unlocked() -> None:
+    """Its one key sealed, and was derived from: both go on."""
+    single = KeyRing(b"k" * 32, {7: b"k" * 32})
+    assert KeyRing.unpack(b"k" * 32, newest=7) == single
+    assert KeyRing.unpack(single.pack(), newest=7) == single
+
+
+def test_the_version_of_what_is_no_sealed_value() -> None:
+    """Bytes that are too short for a header are under no data key."""
+    assert data_key_version(b"\x01\x00\x00") is None
 
 
 @pytest.mark.parametrize(
@@ -212,8 +275,8 @@ def test_derived_keys_are_stable_and_apart() -> None:
     ],
 )
 def test_a_weak_master_key_is_refused_with_words_that_help(weak: str) -> None:
-    """F65: missing, short, repeating, counting and placeholder keys are refused by create and unlock alike."""
-    for attempt in (KeyVault.create, lambda master: KeyVault.unlock(master, RECORD)):
+    """F65: missing, short, repeating, counting and placeholder keys are refused by create, wrap and unlock alike."""
+    for attempt in (KeyVault.create, VAULT.wrap, lambda master: KeyVault.unlock(master, RECORD)):
         with pytest.raises(MasterKeyError, match="openssl rand") as caught:
             attempt(Secret(weak))
         assert not weak or weak not in str(caught.value)
@@ -238,6 +301,6 @@ def test_nothing_shows_a_key() -> None:
 def test_the_record_holds_neither_key() -> None:
     """What the store keeps contains neither the master key nor the data key in clear."""
     kept = b"".join(value if isinstance(value, bytes) else str(value).encode() for value in dataclasses.astuple(RECORD))
-    assert VAULT._data_key not in kept
+    assert not any(key in kept for key in (VAULT._ring.lasting, *VAULT._ring.data_keys.values()))
     assert MASTER.reveal().encode() not in kept
     assert isinstance(RECORD, VaultRecord)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,12 +19,13 @@ from gateway.store.credentials import ProviderKeys, seal
 from gateway.store.store import Store
 
 if TYPE_CHECKING:
-    from conftest import HeldClock, SqliteFile
+    from conftest import HeldClock, KeptLog, SqliteFile
 
     from gateway.store import SealedKey
 
 OPENAI, MIRROR = "https://api.openai.com", "https://mirror.example.com:8443"
-VAULT = KeyVault(bytes(range(32)), version=1)
+MASTER = new_master_key()
+VAULT, RECORD = KeyVault.create(MASTER)
 
 
 def sealed(upstream: str, key: str, origin: str = OPENAI, vault: KeyVault = VAULT) -> SealedKey:
@@ -38,9 +40,9 @@ def masker() -> Masker:
 
 
 @pytest.fixture
-def keys(masker: Masker) -> ProviderKeys:
+def keys(masker: Masker, log: KeptLog) -> ProviderKeys:
     """Provider keys over the vault that seals them."""
-    return ProviderKeys(VAULT, masker)
+    return ProviderKeys(VAULT, masker, unlock=partial(KeyVault.unlock, MASTER), log=log)
 
 
 async def test_a_stored_key_is_given_for_its_upstream(store: Store, keys: ProviderKeys) -> None:
@@ -70,8 +72,8 @@ async def test_an_edit_of_the_row_moves_no_key(store: Store, keys: ProviderKeys)
             keys.credential(upstream, origin)
 
 
-async def test_a_damaged_row_fails_alone_and_is_shown(store: Store, keys: ProviderKeys) -> None:
-    """F68: swapped and damaged rows are unhealthy, each by name with a reason; the others work."""
+async def test_a_damaged_row_fails_alone_and_is_shown(store: Store, keys: ProviderKeys, log: KeptLog) -> None:
+    """F68: swapped and damaged rows are unhealthy, each by name with a reason, logged once; the others work."""
     good, left, right = (sealed(name, f"sk-planted-key-of-{name}") for name in ("good", "left", "right"))
     await store.provider_keys.put(good)
     await store.provider_keys.put(replace(left, ciphertext=right.ciphertext))
@@ -82,12 +84,14 @@ async def test_a_damaged_row_fails_alone_and_is_shown(store: Store, keys: Provid
     for upstream in ("left", "right"):
         with pytest.raises(CannotOpen, match=upstream):
             keys.credential(upstream, OPENAI)
-    assert "planted" not in str(keys.unhealthy())
+    await keys.reload(store)
+    assert [event.split()[0] for event in log.events] == ["credential_unhealthy"] * 2
+    assert "planted" not in str(keys.unhealthy()) + str(log.events)
 
 
 async def test_another_vaults_key_is_unhealthy(store: Store, keys: ProviderKeys) -> None:
     """F68: a row that was sealed by another vault is shown, not silently absent."""
-    await store.provider_keys.put(sealed("openai", "sk-planted", vault=KeyVault(bytes(32), version=1)))
+    await store.provider_keys.put(sealed("openai", "sk-planted", vault=KeyVault.create(MASTER)[0]))
     await keys.reload(store)
     assert set(keys.unhealthy()) == {"openai"}
 
@@ -151,5 +155,5 @@ async def test_no_secret_lies_in_the_files_of_a_store(file: SqliteFile, clock: H
     masker = Masker()
     masker.register(master, client, provider, password)
     assert masker.mask(written.decode("latin-1")) == written.decode("latin-1")
-    for raw in (vault._data_key, vault.derive(PURPOSE)):
+    for raw in (*vault._ring.data_keys.values(), vault._ring.lasting, vault.derive(PURPOSE)):
         assert raw not in written
