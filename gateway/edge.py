@@ -160,6 +160,7 @@ class Edge:
             self._log("answer broke off", exchange, broken.__cause__)
             sending.break_off(broken.refusal)
         except asyncio.CancelledError:
+            ended = sending.ended or Ended.CLIENT_GONE
             if self._stopping:
                 ended = Ended.FAILED
                 sending.break_off(Refusal(503, "gateway_draining", "The gateway is shutting down."))

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from gateway.contract import Relay, Tunnel
+from gateway.contract import Ended, Relay, Tunnel
 from gateway.errors import Refusal, UpstreamError
-from gateway.tunnel import INTERNAL, RESTART, Relaying
+from gateway.tunnel import Relaying
 
 if TYPE_CHECKING:
     import asyncio
@@ -64,6 +64,7 @@ class Sending:
         "_tail",
         "_tap_failed",
         "bytes_out",
+        "ended",
         "reusable",
         "status",
     )
@@ -85,6 +86,8 @@ class Sending:
         self._tail = b""
         self.bytes_out = 0
         self.status = 0
+        self.ended: Ended | None = None
+        """How a tunnel ended, where one of its sides said so."""
         self.reusable = False
         """Whether the client's connection may carry another request."""
 
@@ -136,11 +139,12 @@ class Sending:
         await tunnel.prepare(self._request)
         relaying = Relaying(tunnel, self._exchange, self._tap_failed)
         try:
-            await relaying.run(lambda: RESTART if self._is_stopping() else INTERNAL)
+            await relaying.run(self._is_stopping)
         finally:
+            self.ended = relaying.ended
             self.bytes_out = relaying.bytes_down
             self._exchange.body.received = relaying.bytes_up
-        if relaying.upstream_broke:
+        if self.ended is Ended.UPSTREAM_BROKEN:
             raise Broken(Refusal(502, "upstream_broken", "The provider broke off the WebSocket."))
 
     # ── Relays ──

@@ -19,6 +19,7 @@ import aiohttp
 from aiohttp import WSMsgType
 from yarl import URL
 
+from gateway.contract import Ended
 from gateway.contract.answers import CLOSE_TIMEOUT_S
 from gateway.errors import Refusal, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.contract import Exchange, Tunnel
     from gateway.contract.answers import Tap
 
-NORMAL, GOING_AWAY, NO_STATUS, TOO_BIG, INTERNAL, RESTART = 1000, 1001, 1005, 1009, 1011, 1012
+NORMAL, NO_STATUS, INTERNAL, RESTART = 1000, 1005, 1011, 1012
 _SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 _PRIVATE_USE = range(3000, 5000)
 
@@ -130,17 +131,22 @@ class Relaying:
         self._tap_failed = tap_failed
         self.bytes_up = 0
         self.bytes_down = 0
-        self.upstream_broke = False
+        self.ended: Ended | None = None
+        """How it ended, where one side said so. The close itself then loses the client's connection."""
 
-    async def run(self, code_if_cancelled: Callable[[], int]) -> None:
-        """Pass messages until one side ends, then end the other. Cancelled, it ends both with the given code."""
+    async def run(self, is_stopping: Callable[[], bool]) -> None:
+        """Pass messages until one side ends, then end the other. Cancelled, it ends both.
+
+        ``is_stopping`` says whether a cancellation means that the gateway stops, and not that the client is gone.
+        """
         loop = asyncio.get_running_loop()
         up, down = loop.create_task(self._up()), loop.create_task(self._down())
         try:
             await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             code, reason = (up if up.done() else down).result()
+            self.ended = self.ended or Ended.COMPLETE
         except asyncio.CancelledError:
-            code, reason = code_if_cancelled(), b""
+            code, reason = RESTART if is_stopping() else _sendable(self._tunnel.said), b""
             raise
         except ConnectionError:
             code, reason = INTERNAL, b""
@@ -183,7 +189,8 @@ class Relaying:
             elif message.type in _CONTROLS:
                 await tunnel.send_frame(message.data, message.type)
             else:
-                self.upstream_broke = message.type is not WSMsgType.CLOSE
+                if message.type is not WSMsgType.CLOSE:
+                    self.ended = Ended.UPSTREAM_BROKEN
                 return _ending(message.type, message.data, message.extra)
 
     async def _admitted(self, data: bytes) -> bool:
@@ -209,12 +216,12 @@ class Relaying:
 def _ending(kind: WSMsgType, data: object, extra: str | None) -> tuple[int, bytes]:
     """The code and the reason with which the other side is told."""
     if kind is WSMsgType.CLOSE and isinstance(data, int):
-        code = NORMAL if data in (0, NO_STATUS) else data
-        if code in _SENDABLE or code in _PRIVATE_USE:
-            return code, (extra or "").encode()
-    if kind is WSMsgType.ERROR and isinstance(data, aiohttp.WebSocketError) and data.code == TOO_BIG:
-        return TOO_BIG, b""
-    return INTERNAL, b""
+        return _sendable(NORMAL if data in (0, NO_STATUS) else data), (extra or "").encode()
+    return _sendable(data.code if isinstance(data, aiohttp.WebSocketError) else None), b""
+
+
+def _sendable(code: int | None) -> int:
+    return code if code is not None and (code in _SENDABLE or code in _PRIVATE_USE) else INTERNAL
 
 
 async def _close(close: Callable[..., Awaitable[bool]], code: int, reason: bytes) -> None:

@@ -86,6 +86,14 @@ class Tunnel(web.WebSocketResponse[Literal[False]]):
         self.admissions: list[Admission] = []
         self.taps: list[Tap] = []
         self.taps_up: list[Tap] = []
+        self.said: int | None = None
+        """The code with which the client was told the end; None while it was not."""
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        """Say goodbye to the client, and remember with which code: aiohttp forgets it where the client just leaves."""
+        if self.said is None:
+            self.said = code
+        return await super().close(code=code, message=message, drain=drain)
 
     def admit(self, admission: Admission) -> None:
         """Let ``admission`` decide on every message with which the client asks for an answer."""
