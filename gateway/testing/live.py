@@ -27,17 +27,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Live:
-    """A running gateway. ``key`` is a member's key; ``provider_keys`` are what each upstream is given."""
+    """A running gateway. ``key`` is a member's key; ``provider_keys`` are what each upstream is given.
+
+    ``secure`` names the listeners that speak TLS.
+    """
 
     gateway: Gateway
     key: str = field(repr=False)
     provider_keys: Mapping[str, str] = field(repr=False)
     master_key: str = field(repr=False)
+    secure: frozenset[str] = frozenset()
 
     def url(self, path: str = "/", listener: str = "public") -> str:
         """Where a client finds ``path`` on a listener."""
         host, port = self.gateway.addresses[listener]
-        return f"http://{host}:{port}{path}"
+        return f"{'https' if listener in self.secure else 'http'}://{host}:{port}{path}"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -70,7 +74,8 @@ async def running_gateway(yaml: str, folder: Path, *, environ: Mapping[str, str]
     config = load(path, registry.resolve, environ)
     key, provider_keys = await _furnish(config, master)
     async with Gateway(config) as gateway:
-        yield Live(gateway, key.reveal(), provider_keys, master.reveal())
+        secure = frozenset(name for name, listener in config.listeners.items() if listener.tls is not None)
+        yield Live(gateway, key.reveal(), provider_keys, master.reveal(), secure)
 
 
 async def _furnish(config: GatewayConfig, master: Secret) -> tuple[Secret, Mapping[str, str]]:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Self
 from tests.worlds.wire import PeerGone, Wire
 
 if TYPE_CHECKING:
+    import ssl
     from types import TracebackType
 
 BACKLOG = 2048
@@ -68,11 +69,17 @@ class RawUpstream:
     """
 
     def __init__(
-        self, script: Script = silence, *, sock: socket.socket | None = None, deadline_s: float = 10.0
+        self,
+        script: Script = silence,
+        *,
+        sock: socket.socket | None = None,
+        deadline_s: float = 10.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.connections: list[Wire] = []
         self.script = script
         self._deadline_s = deadline_s
+        self._tls = tls
         self._sock = sock or listening_socket()
         self._owns_sock = sock is None
         self._accepted = asyncio.Condition()
@@ -87,8 +94,8 @@ class RawUpstream:
 
     @property
     def origin(self) -> str:
-        """``http://127.0.0.1:port``."""
-        return f"http://127.0.0.1:{self.port}"
+        """``http://127.0.0.1:port``; ``https`` where it has TLS."""
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}"
 
     async def connection(self, number: int = 0) -> Wire:
         """The connection of that number, in the order of accepting; waits until it exists."""
@@ -98,7 +105,8 @@ class RawUpstream:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, sock=self._sock.dup(), backlog=BACKLOG)
+        sock = self._sock.dup()
+        self._server = await loop.create_server(self._accept, sock=sock, backlog=BACKLOG, ssl=self._tls)
         return self
 
     async def __aexit__(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable
 
 Ending = Literal["fin", "reset"]
@@ -106,9 +107,9 @@ class Wire(asyncio.Protocol):
         self._changed.set()
 
     def eof_received(self) -> bool:
-        """The peer sent a FIN; our direction stays open until we end it."""
+        """The peer sent a FIN; our direction stays open until we end it. asyncio's TLS knows no half-open connection."""
         self._end("fin")
-        return True
+        return self.transport.get_extra_info("sslcontext") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing can be sent or received any more."""
@@ -249,11 +250,14 @@ class Wire(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def dial(origin: str, *, deadline_s: float = 10.0) -> AsyncIterator[Wire]:
-    """A raw connection to ``http://host:port``, aborted at the end of the block if it is still open."""
-    host, _, port = origin.removeprefix("http://").partition(":")
+async def dial(origin: str, *, deadline_s: float = 10.0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Wire]:
+    """A raw connection to ``http://host:port``, aborted at the end of the block if it is still open.
+
+    To ``https://host:port`` it is made with ``tls``: then ``received`` is what came out of the encryption.
+    """
+    host, _, port = origin.partition("://")[2].partition(":")
     loop = asyncio.get_running_loop()
-    _, wire = await loop.create_connection(lambda: Wire(deadline_s=deadline_s), host, int(port))
+    _, wire = await loop.create_connection(lambda: Wire(deadline_s=deadline_s), host, int(port), ssl=tls)
     try:
         yield wire
     finally:
