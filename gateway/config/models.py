@@ -209,6 +209,20 @@ class LoadContext:
     document: Document
 
 
+def _directory(info: ValidationInfo) -> Path:
+    """What relative paths are relative to: not the working directory, which a service manager chooses."""
+    context = info.context
+    return context.source.absolute().parent if isinstance(context, LoadContext) else Path()
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    return _directory(info) / path
+
+
+FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
+"""A file, looked for beside gateway.yaml unless its path is absolute."""
+
+
 class _Section(BaseModel):
     """A part of gateway.yaml: frozen, unknown keys refused."""
 
@@ -218,19 +232,14 @@ class _Section(BaseModel):
 class ListenerTlsConfig(_Section):
     """What a listener serves HTTPS with. SIGHUP makes the gateway read the files again."""
 
-    certificate: Path
+    certificate: FilePath
     """A PEM file: the server's certificate, then those between it and its authority. Relative to gateway.yaml."""
 
-    key: Path
+    key: FilePath
     """A PEM file with the certificate's private key, without a password. Relative to gateway.yaml."""
 
     minimum: Literal["1.3", "1.2"] = "1.3"
     """The oldest version of TLS that clients may speak, in quotes. Default ``"1.3"``."""
-
-    @field_validator("certificate", "key")
-    @classmethod
-    def _beside_the_file(cls, value: Path, info: ValidationInfo) -> Path:
-        return _directory(info) / value
 
 
 class ListenerConfig(_Section):
@@ -306,13 +315,8 @@ class TimeoutsConfig(_Section):
 class UpstreamTlsConfig(_Section):
     """How an upstream's certificate is verified. It always is."""
 
-    ca: Path
+    ca: FilePath
     """A PEM file with the certificates to trust instead of the system's. Relative to gateway.yaml."""
-
-    @field_validator("ca")
-    @classmethod
-    def _beside_the_file(cls, value: Path, info: ValidationInfo) -> Path:
-        return _directory(info) / value
 
 
 class UpstreamConfig(_Section):
@@ -536,9 +540,3 @@ class GatewayConfig(_Section):
         if value > 1:
             raise ValueError("more than one worker is not supported yet; write 1")
         return value
-
-
-def _directory(info: ValidationInfo) -> Path:
-    """What relative paths are relative to: not the working directory, which a service manager chooses."""
-    context = info.context
-    return context.source.absolute().parent if isinstance(context, LoadContext) else Path()

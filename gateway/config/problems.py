@@ -152,13 +152,18 @@ class _Reader:
             return "unknown key", self._meant_key(steps)
         if kind in {"literal_error", "enum"}:
             expected = str(context["expected"])
-            written = self._document.at(steps).value
-            hint = near_miss(written, re.findall(r"'([^']+)'", expected)) if isinstance(written, str) else ""
-            return "write " + expected.replace("'", ""), hint
+            return "write " + expected.replace("'", ""), self._meant_word(expected, steps)
         if kind == "value_error":
             return self._without_values(str(context["error"]), steps), ""
         message = re.sub(r"^\w+ should", "must", details["msg"]).replace(" after validation", "")
         return self._without_values(message, steps), ""
+
+    def _meant_word(self, expected: str, steps: Steps) -> str:
+        words = re.findall(r"'([^']+)'", expected)
+        written = self._document.at(steps).value
+        if isinstance(written, str):
+            return near_miss(written, words)
+        return ", in quotes" if str(written) in words else ""
 
     def _meant_key(self, steps: Steps) -> str:
         *above, key = steps[len(self._steps) :]

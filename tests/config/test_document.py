@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.config.document import MAX_FILE_BYTES, MAX_NODES, parse, read, spell
+from gateway.config.document import MAX_FILE_BYTES, MAX_NODES, parse, read, read_text, spell
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,15 +122,20 @@ def test_a_file_is_read_to_its_limit(tmp_path: Path) -> None:
     assert read(file).root.plain() == {"a": 1}
     with file.open("wb") as sparse:
         sparse.truncate(100 * 2**20)
+    tracemalloc.start()
     with pytest.raises(ConfigError, match="f:1: is larger than 1 MiB"):
         read(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * MAX_FILE_BYTES
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_is_no_part_of_the_text(mark: bytes, tmp_path: Path) -> None:
     """Some editors write one."""
     file = tmp_path / "f"
-    file.write_bytes(b"\xef\xbb\xbfa: 1")
-    assert read(file).root.plain() == {"a": 1}
+    file.write_bytes(mark + b"a: 1")
+    assert read_text(file) == "a: 1"
 
 
 def test_what_is_no_text_file_is_refused(tmp_path: Path) -> None:
@@ -157,3 +163,8 @@ def test_an_outline_keeps_places_and_no_values() -> None:
     outline = parse("a: secret\nb: [secret, {c: secret}]\n", "f").outline()
     assert outline.root.plain() == {"a": None, "b": [None, {"c": None}]}
     assert outline.at(("b", 1, "c")).line == 2
+
+
+def test_a_document_is_shown_without_its_values() -> None:
+    """F73: a stray ``repr`` in a log or a traceback tells places only."""
+    assert "secret" not in repr(parse("a: secret\nb: [secret]\n", "f"))

@@ -106,6 +106,14 @@ def test_what_is_loaded_shows_no_secret(loaded: Load, working: str, master_key: 
     config = loaded(working + "      - strict: {token: '${MASTER_KEY}'}\n")
     assert config.vault.master_key.reveal() == master_key
     assert master_key not in f"{config!r} {config} {config.routes[0].chain!r} {vars(config)}"
+    kept = [config._context.document, *(layer.document for layer in config.routes[0].chain)]
+    assert all(scalar.value is None for document in kept for scalar in document.root.scalars())
+
+
+def test_the_system_chooses_different_ports(loaded: Load, working: str) -> None:
+    """Two listeners may both ask for any port."""
+    listeners = working.replace("8080}", "0}\n  admin: {bind: 127.0.0.1:0}")
+    assert len(loaded(listeners).listeners) == 2
 
 
 def test_names_are_compared_once_resolved(refused: Refused, working: str) -> None:

@@ -104,6 +104,15 @@ def test_an_absolute_certificate_stays_where_it_is(loaded: Load, working: str) -
     assert tls.ca == Path("/etc/ca.pem")
 
 
+def test_a_listeners_certificate_lies_beside_the_file(loaded: Load, working: str, tmp_path: Path) -> None:
+    """F69: so does its key; which versions of TLS it speaks is text."""
+    tls = "8080, tls: {certificate: tls/chain.pem, key: /etc/key.pem, minimum: '1.2'}}"
+    listener = loaded(working.replace("8080}", tls)).listeners["public"].tls
+    assert listener is not None
+    assert (listener.certificate, listener.key) == (tmp_path / "tls" / "chain.pem", Path("/etc/key.pem"))
+    assert listener.minimum == "1.2"
+
+
 def test_proxies_are_networks(loaded: Load, working: str) -> None:
     """F81: an address is a network of one; nobody is trusted unless named."""
     assert loaded(working).trusted_proxies == ()

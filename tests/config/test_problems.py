@@ -68,6 +68,12 @@ def test_a_union_complains_of_the_member_that_was_meant(refused: Refused, workin
     ]
 
 
+def test_a_number_that_is_meant_as_text_wants_quotes(refused: Refused, working: str) -> None:
+    """YAML reads ``1.3`` as a number, whoever knows versions reads it as text."""
+    tls = "8080, tls: {certificate: c, key: k, minimum: 1.2}}"
+    assert refused(working.replace("8080}", tls)) == ["2 listeners.public.tls.minimum: write 1.3 or 1.2, in quotes"]
+
+
 def test_an_unknown_key_comes_with_those_that_are_known(refused: Refused, working: str) -> None:
     """The nearest one, or all where none is near."""
     assert refused(f"{working}{LAYER}brust: 5, xyz: 6, 'a:5': null}}\n") == [
