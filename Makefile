@@ -42,7 +42,7 @@ lock: $(VENV)/.dev ## write requirements/*.txt anew (ARGS=--upgrade for newer ve
 	@cd requirements && export UV_CUSTOM_COMPILE_COMMAND='make lock' && \
 	../$(UV) $(ARGS) pip.in -o pip.txt && \
 	../$(UV) $(ARGS) --extra speed ../pyproject.toml run.in -o run.txt && \
-	../$(UV) $(ARGS) --extra speed --constraints run.txt ../pyproject.toml dev.in -o dev.txt && \
+	../$(UV) $(ARGS) --extra speed --constraints run.txt --override overrides.in ../pyproject.toml dev.in -o dev.txt && \
 	../$(UV) $(ARGS) --no-deps model.in -o model.txt
 
 schema: $(VENV)/.package ## write config/gateway.schema.json anew
