@@ -96,6 +96,10 @@ class Rotation:
         await self._database.write(work, durable=True)
         return True
 
+    async def is_under(self, master: Secret) -> bool:
+        """Whether this is the vault's master key."""
+        return await self._fits(master, await self._record())
+
     async def change_data_key(self, master: Secret, progress: Progress) -> DataKeyChange:
         """Seal every secret with a new data key, or finish what an earlier run began.
 
