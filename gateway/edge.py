@@ -223,6 +223,7 @@ class Edge:
     def _admit(self, request: GatewayRequest, exchange: Exchange, generation: Generation) -> Route:
         """Find the one route of a well-formed request. Raises the Refusal of any other."""
         exchange.path = guard.check(request, exchange.target, generation.limits.max_header_bytes)
+        guard.check_hops(request, self._services.pseudonym)
         if len(self._running) > generation.limits.max_in_flight:
             raise Refusal(503, "overloaded", "The gateway is at its limit.", headers={"retry-after": "1"})
         route = generation.route(self._listener, exchange.path)

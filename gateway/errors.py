@@ -47,6 +47,7 @@ _FINAL_CODES = frozenset(
         "endpoint_not_allowed",
         "insufficient_quota",
         "gateway_plugin_error",
+        "loop_detected",
         "upstream_auth",
     }
 )

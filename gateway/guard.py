@@ -13,8 +13,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from aiohttp import HttpVersion10, HttpVersion11
+from aiohttp import HttpVersion10, HttpVersion11, hdrs
 
+from gateway.contract.services import PRODUCT
 from gateway.errors import Refusal
 from gateway.security.exposure import keys_in
 
@@ -33,6 +34,11 @@ _TARGET = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*(?:\?[A-Za-z0-9\-._~!$&'
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%2e|%2f|%5c|%00", re.IGNORECASE)
 _DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")
 _ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+
+# What `forward` has written into Via: one for each gateway that the request has passed (contract.Services.pseudonym).
+_GATEWAY = re.compile(re.escape(PRODUCT) + r"[0-9a-f]{8}\b", re.IGNORECASE)
+MAX_GATEWAYS = 10
+"""How many gateways a request may have passed. Nobody builds more of them in a row; a loop does."""
 
 # Each of these decides something, so two of them are two requests in one.
 _SINGULAR = frozenset({b"authorization", b"host", b"content-length", b"content-type", b"transfer-encoding", b"expect"})
@@ -58,6 +64,19 @@ def check(request: web.BaseRequest, target: str, max_header_bytes: int) -> str:
     path = check_target(target)
     _check_headers(request, max_header_bytes)
     return path
+
+
+def check_hops(request: web.BaseRequest, pseudonym: str) -> None:
+    """Raise the Refusal of a request that this very gateway has sent, or that has passed too many of its kind.
+
+    RFC 9110, 7.6: "An intermediary MUST NOT forward a message to itself unless it is protected from an infinite request
+    loop."
+    """
+    if hdrs.VIA not in request.headers:
+        return
+    passed = [name.lower() for via in request.headers.getall(hdrs.VIA) for name in _GATEWAY.findall(via)]
+    if pseudonym in passed or len(passed) > MAX_GATEWAYS:
+        raise Refusal(508, "loop_detected", "The gateway's upstream leads back to the gateway.", close=True)
 
 
 def _malformed(what: str) -> Refusal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 from pydantic import Field
 
@@ -57,7 +57,7 @@ _HOP_BY_HOP = frozenset(
 # Who the client is, where it came from and what it authenticated with is between it and the gateway.
 _PRIVATE = frozenset(name.encode() for name in CREDENTIAL_HEADERS) | {b"forwarded", b"x-real-ip", b"via"}
 _DROPPED = _HOP_BY_HOP | _PRIVATE
-_VIA = b"1.1 llm-gateway"
+_VERSIONS = (HttpVersion10, HttpVersion11)
 
 
 class Forward(Plugin):
@@ -92,6 +92,8 @@ class Forward(Plugin):
         self._metrics = services.metrics
         self._websockets = config.websockets
         self._max_message = config.max_message
+        # RFC 9110, 7.6.3: the protocol is the one in which the request was received.
+        self._via = {version: f"1.{version.minor} {services.pseudonym}".encode() for version in _VERSIONS}
 
     def needs(self) -> frozenset[Requirement]:
         """The provider's key, unless the upstream wants none."""
@@ -172,7 +174,7 @@ class Forward(Plugin):
         """What goes up with a WebSocket's handshake, of which aiohttp writes the rest."""
         headers = CIMultiDict(
             (name.decode("ascii"), value.decode("latin-1"))
-            for name, value in _passing(request)
+            for name, value in _passing(request, self._via[request.version])
             if not name.lower().startswith(b"sec-websocket-")
         )
         secret = self._secret(exchange)
@@ -187,7 +189,7 @@ class Forward(Plugin):
             f"{exchange.method} {self._target(exchange)} HTTP/1.1".encode(),
             b"Host: " + self._upstream.host_header,
         ]
-        lines += [name + b": " + value for name, value in _passing(request)]
+        lines += [name + b": " + value for name, value in _passing(request, self._via[request.version])]
         if secret is not None:
             lines.append(self._upstream.credential_line(secret))
         if length is None:
@@ -287,10 +289,10 @@ def _length(exchange: Exchange, body: bytes | AsyncIterator[bytes] | None) -> in
     return len(body) if isinstance(body, bytes) else exchange.body.declared or 0
 
 
-def _passing(request: web.Request) -> Iterator[tuple[bytes, bytes]]:
-    """The headers that go up, as they came, in their order; and who we are, last."""
+def _passing(request: web.Request, us: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The headers that go up, as they came, in their order; and who has passed them on, ``us`` last."""
     named = _named_by_connection(request)
-    via = [_VIA]
+    via = [us]
     for name, value in request.raw_headers:
         lower = name.lower()
         if lower == b"via":

@@ -147,7 +147,7 @@ async def test_hop_by_hop_headers_stay_behind(tmp_path: Path) -> None:
         arrived = await queue.get()
         names = [name.lower() for name, _ in arrived.headers]
         assert names == [b"host", b"x-end", b"via", b"authorization"]
-        assert arrived.value(b"via") == b"1.0 other, 1.1 llm-gateway"
+        assert arrived.value(b"via") == b"1.0 other, 1.1 " + live.gateway.running.services.pseudonym.encode()
         assert arrived.value(b"host") == raw.origin.removeprefix("http://").encode()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -126,6 +127,10 @@ class Metrics(Protocol):
         """All metrics in Prometheus' text format."""
 
 
+PRODUCT = "llm-gateway-"
+"""What every instance's pseudonym begins with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the gateway lends to its layers. There are no globals."""
@@ -139,3 +144,5 @@ class Services:
     log: Log
     metrics: Metrics
     is_draining: Callable[[], bool] = lambda: False
+    pseudonym: str = field(default_factory=lambda: PRODUCT + token_hex(4))
+    """What this instance calls itself in ``Via``: it knows by it what it has sent itself."""
