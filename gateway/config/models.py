@@ -476,7 +476,7 @@ class GatewayConfig(_Section):
     trusted_proxies: tuple[
         Annotated[IpNetwork, PlainValidator(_parse_network), WithJsonSchema({"type": "string"})], ...
     ] = ()
-    """Networks whose ``X-Forwarded-*`` headers are believed. Empty: nobody's."""
+    """Networks whose ``X-Forwarded-For``, ``X-Forwarded-Proto`` and ``Forwarded`` are believed. Empty: nobody's."""
 
     vault: VaultConfig
     """The seal of the providers' keys."""
