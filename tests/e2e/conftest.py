@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from tests.worlds.fronts import Front, gateway
+from tests.worlds.fronts import Front, Made, gateway, make, serving
 from tests.worlds.raw_upstream import RawUpstream, listening_socket
 
 if TYPE_CHECKING:
@@ -43,4 +43,18 @@ async def upstream(address: socket.socket) -> AsyncIterator[RawUpstream]:
 async def front(address: socket.socket) -> AsyncIterator[Front]:
     """The shared gateway, with every layer in its chain."""
     async with gateway(f"http://127.0.0.1:{address.getsockname()[1]}") as front:
+        yield front
+
+
+@pytest.fixture(scope="session")
+def made(address: socket.socket, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A gateway in front of the same address as an operator makes it, ready to be served."""
+    origin = f"http://127.0.0.1:{address.getsockname()[1]}"
+    return make(origin, tmp_path_factory.mktemp("made"), extra="log_level: debug")
+
+
+@pytest.fixture(scope="session")
+def served(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """That gateway in a process of its own, for all tests that do not end it."""
+    with serving(made, tmp_path_factory.mktemp("served")) as front:
         yield front

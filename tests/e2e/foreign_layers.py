@@ -17,3 +17,13 @@ async def splits_a_header(
 ) -> web.StreamResponse:
     """Answer with a header whose value carries a second one."""
     return web.Response(headers={"x-stamp": "a\r\nSet-Cookie: evil=1"})
+
+
+@web.middleware
+async def tells_everything(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Fail on one path with an exception that quotes the whole request, as careless code does."""
+    if request.path.endswith("/boom"):
+        raise RuntimeError(f"{request.path_qs} {dict(request.headers)}")
+    return await handler(request)

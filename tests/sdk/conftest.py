@@ -8,7 +8,7 @@ import pytest
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
-from tests.worlds.fronts import PROVIDER_KEY, Front, gateway_program
+from tests.worlds.fronts import PROVIDER_KEY, Front, make, serving
 from tests.worlds.providers import aimock
 
 if TYPE_CHECKING:
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     """A gateway in front of aimock, which answers 401 to whatever does not carry the provider's key."""
-    workdir = tmp_path_factory.mktemp("sdk")
-    with aimock(PROVIDER_KEY, workdir) as upstream, gateway_program(upstream, workdir) as front:
-        yield front
+    folder = tmp_path_factory.mktemp("sdk")
+    with aimock(PROVIDER_KEY, folder) as upstream:
+        made = make(upstream, tmp_path_factory.mktemp("made"))
+        with serving(made, folder) as front:
+            yield front
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What a client talks to: the gateway, or the naive proxy that it is measured against.
 
 :func:`gateway` and :func:`naive` run on the test's own loop, so that a hundred of them are cheap;
-:func:`gateway_program` is what an operator runs, made with the commands that an operator uses.
+:func:`make` and :func:`serving` are what an operator does, with the commands that an operator uses.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TextIO
 
@@ -21,15 +22,17 @@ from aiohttp import web
 from gateway.testing import running_gateway
 from tests.naive_proxy import create_app
 from tests.worlds.programs import Program, running
-from tests.worlds.providers import TESTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from aiohttp.typedefs import Middleware
 
 PROVIDER_KEY = "sk-provider-0123456789abcdef"
 """What the naive proxy and the gateway's programs present to their upstream."""
+
+GATEWAY = Path(sys.executable).parent / "gateway"
+"""The command."""
 
 FULL_CHAIN = (
     "security_headers",
@@ -52,7 +55,7 @@ class Front:
 
     ``key`` is one that it accepts, ``provider_key`` what it presents to its upstream. ``folder`` holds its files, and
     in ``output`` what it logs. ``admin`` is the origin of health and metrics, where there is one; ``program`` its
-    process, where it has one of its own.
+    process, where it has one of its own. ``secrets`` names what must never be seen.
     """
 
     origin: str
@@ -61,6 +64,7 @@ class Front:
     folder: Path
     admin: str = ""
     program: Program | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def output(self) -> str:
@@ -79,7 +83,7 @@ store: sqlite:///gateway.db
 vault: {{master_key: "${{GATEWAY_MASTER_KEY}}"}}
 {extra}
 upstreams:
-  openai: {{base_url: {upstream}/v1, dialect: openai, credential: bearer}}
+  openai: {{base_url: {upstream}/v1, dialect: openai, credential: bearer, max_connections: 5000}}
   anthropic: {{base_url: {upstream}/v1/messages, dialect: anthropic, credential: {{header: x-api-key}}}}
 routes:
   - name: openai
@@ -113,7 +117,8 @@ async def gateway(upstream: str, *, chain: Sequence[str] = FULL_CHAIN, extra: st
         with redirect_stderr(output):  # it keeps the standard error that it finds at its start
             live = await stack.enter_async_context(running_gateway(text, folder))
         origin, admin = (live.url("", listener) for listener in ("public", "admin"))
-        yield Front(origin, live.key, live.provider_keys["openai"], folder, admin)
+        secrets = {"client key": live.key, "master key": live.master_key, **live.provider_keys}
+        yield Front(origin, live.key, live.provider_keys["openai"], folder, admin, secrets=secrets)
 
 
 @asynccontextmanager
@@ -147,35 +152,48 @@ def _root_logging_to(stream: TextIO) -> Iterator[None]:
         root.removeHandler(handler)
 
 
-@contextmanager
-def gateway_program(
-    upstream: str, folder: Path, *, chain: Sequence[str] = FULL_CHAIN, extra: str = "", provider_key: str = PROVIDER_KEY
-) -> Iterator[Front]:
-    """The gateway as an operator makes and runs it: a file, ``init``, ``provider-key set``, ``serve``."""
-    command = Path(sys.executable).parent / "gateway"
-    (folder / "gateway.yaml").write_text(configuration(upstream, chain, extra))
-    made = _say(command, "init", "--json", folder=folder)
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A folder with all that ``gateway serve`` needs, and the secrets that were made or stored on the way."""
+
+    folder: Path
+    secrets: Mapping[str, str] = field(repr=False)
+
+
+def make(upstream: str, folder: Path, *, extra: str = "") -> Made:
+    """Make a gateway in front of ``upstream`` as an operator does: a file, ``init``, ``provider-key set``."""
+    (folder / "gateway.yaml").write_text(configuration(upstream, FULL_CHAIN, extra))
+    made = json.loads(_say(GATEWAY, "init", "--json", folder=folder))
     for name in ("openai", "anthropic"):
-        _say(command, "provider-key", "set", name, folder=folder, told=provider_key)
+        _say(GATEWAY, "provider-key", "set", name, folder=folder, told=PROVIDER_KEY)
+    secrets = {
+        "client key": made["key"]["key"],
+        "password": made["admin"]["password"],
+        "provider key": PROVIDER_KEY,
+        "master key": (folder / ".env").read_text().partition("=")[2].strip(),
+    }
+    return Made(folder, secrets)
+
+
+@contextmanager
+def serving(made: Made, copy_to: Path | None = None) -> Iterator[Front]:
+    """``gateway serve`` in a process of its own, on what was made or on a copy of it."""
+    folder = made.folder if copy_to is None else Path(copytree(made.folder, copy_to, dirs_exist_ok=True))
     with running(
-        [command, "serve"], ready=r"public listens on (127\.0\.0\.1:\d+)", output=folder / "output", cwd=folder
+        [GATEWAY, "serve"], ready=r"public listens on (127\.0\.0\.1:\d+)", output=folder / "output", cwd=folder
     ) as program:
         admin = next(line.split()[-1] for line in program.text().splitlines() if line.startswith("admin listens on "))
-        key = json.loads(made)["key"]["key"]
-        yield Front(f"http://{program.said()}", key, provider_key, folder, f"http://{admin}", program)
-
-
-@contextmanager
-def naive_program(upstream: str, folder: Path) -> Iterator[Front]:
-    """The naive proxy as its author runs it."""
-    with running(
-        [sys.executable, TESTS / "naive_proxy.py", upstream, PROVIDER_KEY, "0"],
-        ready=r"Running on (http://127\.0\.0\.1:\d+)",
-        output=folder / "output",
-    ) as program:
-        yield Front(program.said(), "gw_" + "x" * 32, PROVIDER_KEY, folder, program=program)
+        key = made.secrets["client key"]
+        yield Front(f"http://{program.said()}", key, PROVIDER_KEY, folder, f"http://{admin}", program, made.secrets)
 
 
 def _say(*command: str | Path, folder: Path, told: str = "") -> bytes:
     """Run a verb to its end and return what it printed."""
     return subprocess.run(command, cwd=folder, input=told.encode(), stdout=subprocess.PIPE, check=True).stdout
+
+
+@contextmanager
+def gateway_program(upstream: str, folder: Path, *, extra: str = "") -> Iterator[Front]:
+    """Make a gateway and serve it, for a test that wants one to itself."""
+    with serving(make(upstream, folder, extra=extra)) as front:
+        yield front

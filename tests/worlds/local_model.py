@@ -29,6 +29,7 @@ def main() -> None:
     params.n_ctx = 2048
     params.n_parallel = 2
     params.verbosity = 0
+    params.cpuparams.n_threads = 1  # more of them spin, and starve whoever shares the machine
     server = xllamacpp.Server(params)
     print("listening on", server.listening_address, flush=True)  # noqa: T201 - the ready line
     signal.pause()

@@ -55,10 +55,16 @@ class Program:
         """All that it has printed, on both streams."""
         return self.output.read_text(errors="replace")
 
-    def private_bytes(self) -> int:
-        """The memory that is its own (Linux): resident, and not shared with another process."""
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text(encoding="ascii")
-        return 1024 * sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
+    def resident_bytes(self, *, peak: bool = False) -> int:
+        """How much memory it holds (Linux), or the most that it held since :meth:`forget_peak`."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        match = re.search(r"VmHWM:\s+(\d+) kB" if peak else r"VmRSS:\s+(\d+) kB", status)
+        assert match is not None
+        return 1024 * int(match[1])
+
+    def forget_peak(self) -> None:
+        """Let the peak begin anew."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5", encoding="ascii")
 
     def end(self) -> int:
         """Ask it to end, insist after 10 s, and return its exit code."""
