@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -67,6 +67,22 @@ def unopened(config: GatewayConfig) -> Services:
         log=nothing,
         metrics=metrics,
     )
+
+
+class _Silence:
+    """The log of who is told directly."""
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Say nothing."""
+
+    info = warning = error = debug
+
+
+async def at_rest(config: GatewayConfig, store: Store, vault: KeyVault) -> Services:
+    """Services for asking what a gateway would do: the store and the vault as they are now, and nothing that runs."""
+    credentials = ProviderKeys(vault, Masker(), unlock=_unlocking(config), log=_Silence())
+    await credentials.reload(store)
+    return replace(unopened(config), store=store, vault=credentials)
 
 
 @asynccontextmanager

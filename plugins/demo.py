@@ -53,7 +53,7 @@ class Demo(Plugin):
         """Whether the demo model is asked."""
         if question.model == MODEL and _is_known(question.method, question.path):
             return Verdict("answers it, offline", answers=True)
-        return Verdict(f"is not asked for the model {MODEL}: passes it on")
+        return Verdict(f"is not asked for the model {MODEL}")
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer for the demo model."""

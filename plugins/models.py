@@ -43,7 +43,7 @@ class Models(Plugin):
         below = question.path[len(question.prefix) :]
         facts = question.facts
         if self._answer(question.method, below, facts[PRINCIPAL], facts.get(MAY_USE, _all)) is None:
-            return Verdict("is not asked of models: passes it on")
+            return Verdict("is not asked of models")
         return Verdict("answers from its list, as far as the caller may use it", answers=True)
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -127,7 +127,11 @@ class Rbac(Plugin):
             return Verdict(role)
         if where is Naming.UNKNOWN:
             raise _unseen()
-        question.facts[MODEL] = _check((question.model,) if question.model else (), may_use)
+        if where is Naming.QUERY:
+            names = named_in_query(question.target.partition("?")[2])
+        else:
+            names = (question.model,) if question.model else ()
+        question.facts[MODEL] = _check(names, may_use)
         return Verdict(f"{role}, with this model")
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -69,10 +69,17 @@ class ApiKeys:
 
         None for unknown, revoked and expired keys and for those of a disabled owner.
         """
+        return await self._grant(api_keys.c.sha256 == sha256)
+
+    async def by_id(self, key_id: str) -> Grant | None:
+        """Whom the key with this id stands for; None as for :meth:`by_digest`."""
+        return await self._grant(api_keys.c.id == key_id)
+
+    async def _grant(self, is_the_key: sa.ColumnElement[bool]) -> Grant | None:
         query = (
             sa.select(api_keys, users.c.role)
             .join(users, api_keys.c.owner == users.c.id)
-            .where(api_keys.c.sha256 == sha256, api_keys.c.revoked.is_(None), users.c.disabled.is_(False))
+            .where(is_the_key, api_keys.c.revoked.is_(None), users.c.disabled.is_(False))
         )
 
         async def work(connection: AsyncConnection) -> Grant | None:

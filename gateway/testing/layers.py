@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from aiohttp import web
 
-from gateway.contract import EXCHANGE, PRINCIPAL, Handler, Plugin, PluginConfig, Principal, Requirement
+from gateway.contract import EXCHANGE, PRINCIPAL, Handler, Plugin, PluginConfig, Principal, Requirement, Verdict
 
 if TYPE_CHECKING:
-    from gateway.contract import Services
+    from gateway.contract import Question, Services
 
 
 class Identify(Plugin):
@@ -33,6 +33,11 @@ class Identify(Plugin):
         """Who is calling."""
         return frozenset({PRINCIPAL})
 
+    async def explain(self, question: Question) -> Verdict:
+        """Everybody is the same to it."""
+        question.facts[PRINCIPAL] = self._principal
+        return Verdict(f"takes everybody for {self._principal.id}")
+
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Set the principal, go on."""
         request[EXCHANGE][PRINCIPAL] = self._principal
@@ -43,6 +48,10 @@ class Echo(Plugin):
     """Ends a chain: answers with what arrived, as JSON ``{"method", "target", "headers", "body"}``."""
 
     terminal: ClassVar[bool] = True
+
+    async def explain(self, question: Question) -> Verdict:  # noqa: ARG002 - everything
+        """It answers everything."""
+        return Verdict("answers with what arrived", answers=True)
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG002 - terminal
         """Answer."""
