@@ -14,7 +14,7 @@ import click
 from gateway import __version__
 from gateway.errors import GatewayError
 
-_VERBS = ("init", "serve", "check", "plugins", "schema", "key", "provider-key", "user", "completion")
+_VERBS = ("init", "serve", "check", "explain", "plugins", "schema", "key", "provider-key", "user", "completion")
 
 
 class _Verbs(click.Group):
