@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
@@ -53,6 +53,9 @@ class Owner(Protocol):
 
     first_byte_s: float
     idle_s: float
+
+    def remember(self, connection: Connection) -> None:
+        """Know that a connection is open."""
 
     def give_back(self, connection: Connection) -> None:
         """Take a connection that may serve again."""
@@ -297,8 +300,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's protocol has a stream's transport
-        self._transport = transport
+        # Not isinstance: uvloop's transports are none of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        self._owner.remember(self)
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes."""

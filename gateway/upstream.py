@@ -149,6 +149,11 @@ class HttpUpstream:
                 return connection
         return None
 
+    def remember(self, connection: Connection) -> None:
+        """Know that a connection is open (called by it)."""
+        self._open.add(connection)
+        self._keep_sweeping()
+
     def give_back(self, connection: Connection) -> None:
         """Take a connection that may serve again (called by it)."""
         if len(self._idle) >= MAX_IDLE:
@@ -183,8 +188,6 @@ class HttpUpstream:
             raise UpstreamUnreachable(msg) from error
         finally:
             self._connecting -= 1
-        self._open.add(connection)
-        self._keep_sweeping()
         return connection
 
     async def _dial(self) -> Connection:
