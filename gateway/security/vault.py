@@ -165,13 +165,16 @@ class KeyVault:
         return f"KeyVault(version={self.version})"
 
     @classmethod
-    def create(cls, master: Secret, cipher: Cipher = "aes-256-gcm") -> tuple[KeyVault, VaultRecord]:
+    def create(
+        cls, master: Secret, cipher: Cipher = "aes-256-gcm", *, iterations: int = ITERATIONS
+    ) -> tuple[KeyVault, VaultRecord]:
         """A new vault with random keys, and the record that unlocks it again.
 
+        ``iterations`` make each guess at the master key expensive; a random one, as tests have, needs none.
         Raises MasterKeyError for a master key that is missing, too short or obviously weak.
         """
         vault = cls(KeyRing.new(), cipher)
-        return vault, vault.wrap(master)
+        return vault, vault.wrap(master, iterations=iterations)
 
     @classmethod
     def unlock(cls, master: Secret, record: VaultRecord, cipher: Cipher = "aes-256-gcm") -> KeyVault:
@@ -196,17 +199,17 @@ class KeyVault:
             raise CannotOpen("the master key is right but the vault's record is damaged: restore the store's backup")
         return cls(KeyRing.unpack(packed, record.version), cipher)
 
-    def wrap(self, master: Secret) -> VaultRecord:
+    def wrap(self, master: Secret, *, iterations: int = ITERATIONS) -> VaultRecord:
         """A record from which ``master`` unlocks this vault: salt and wrapping are new each time.
 
         Raises MasterKeyError for a master key that is missing, too short or obviously weak.
         """
         require_strong(master)
         salt = secrets.token_bytes(_SALT_BYTES)
-        root = _stretch(master, salt, ITERATIONS)
-        bound = _record_context(self.version, KDF, ITERATIONS, salt)
+        root = _stretch(master, salt, iterations)
+        bound = _record_context(self.version, KDF, iterations, salt)
         wrapped_key = bytes([_AesGcm.format]) + _wrapper(root).seal(self._ring.pack(), bound)
-        return VaultRecord(self.version, KDF, ITERATIONS, salt, wrapped_key, _check_value(root))
+        return VaultRecord(self.version, KDF, iterations, salt, wrapped_key, _check_value(root))
 
     def with_new_data_key(self) -> KeyVault:
         """This vault with one more data key, which seals from now on. What was sealed before is still opened."""

@@ -79,7 +79,7 @@ async def running_gateway(yaml: str, folder: Path, *, environ: Mapping[str, str]
 
 
 async def _furnish(config: GatewayConfig, master: Secret) -> tuple[Secret, Mapping[str, str]]:
-    vault, record = KeyVault.create(master, config.vault.cipher)
+    vault, record = KeyVault.create(master, config.vault.cipher, iterations=1)
     key, provider_keys = new_api_key(), {}
     async with Store.open(config.store, clock=SystemClock(), create=True) as store:
         await store.vault.create(record)
