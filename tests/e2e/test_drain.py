@@ -35,7 +35,7 @@ async def begin(front: Front, upstream: RawUpstream, client: Wire) -> Wire:
 
 async def refuses(front: Front) -> None:
     """Wait until nothing new is accepted."""
-    with contextlib.suppress(ConnectionRefusedError):
+    with contextlib.suppress(ConnectionError):
         while True:
             async with dial(front.origin):
                 await asyncio.sleep(0.01)
