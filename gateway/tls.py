@@ -5,7 +5,8 @@ Owns what is negotiated and which files it is done with; the standard library (O
 *Listeners* speak TLS 1.3 (RFC 8446), and 1.2 only where ``minimum`` says so, then with ECDHE and AEAD suites alone (RFC
 9325, 4.2). ALPN offers HTTP/1.1. There is no renegotiation, no compression, no early data, and there are no session
 tickets: with one a client comes back without seeing a renewed certificate, and under TLS 1.2 a stolen ticket key opens
-every recorded session. Clients of a gateway keep their connections, so what resumption would save is little.
+every recorded session. Clients of a gateway keep their connections, so what resumption would save is little. (Under 1.2
+OpenSSL also resumes by session id, from a bounded cache in memory: Python cannot turn that off.)
 
 *A renewed certificate* is loaded into a context of its own. Where all of it is right, new handshakes are moved there by
 the server_name callback (RFC 6066, 3), which OpenSSL calls in every handshake, before it chooses a certificate. To load
@@ -151,8 +152,8 @@ def _load(config: ListenerTlsConfig) -> tuple[ssl.SSLContext, datetime, datetime
     context.minimum_version = _VERSIONS[config.minimum]
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(["http/1.1"])
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
-    context.num_tickets = 0
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET  # OpenSSL 1.1.1 would let clients renegotiate
+    context.num_tickets = 0  # the same for TLS 1.3, where that option only changes the tickets' form
     try:
         context.load_cert_chain(config.certificate, config.key, password=_no_password)
     except _Encrypted:

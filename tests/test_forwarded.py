@@ -132,6 +132,7 @@ def test_the_socket_speaks_where_no_proxy_does(secure: bool) -> None:
         (['for=6.6.6.6;by=", for=9.9.9.9'], "10.0.0.1", False),
         (['for=6.6.6.6;by="', "for=9.9.9.9"], "9.9.9.9", False),
         (['for=6.6.6.6;by="', "for=10.0.0.2"], "10.0.0.2", False),
+        (["for=6.6.6.6", 'for="9.9.9.9'], "10.0.0.1", False),
         ([""], "10.0.0.1", False),
         (["for=6.6.6.6" + ", for=10.0.0.2" * 1000], "10.0.0.1", False),
     ],
