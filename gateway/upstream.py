@@ -129,6 +129,10 @@ class HttpUpstream:
                     raise
         return await (await self._connect()).send(head, body, chunked=chunked, method=method)
 
+    async def probe(self) -> None:
+        """Connect, TLS included, and close again. Nothing is sent. Raises UpstreamError."""
+        (await self._connect()).abort()
+
     async def dial(
         self, target: str, headers: CIMultiDict[str], protocols: Sequence[str], *, max_message_bytes: int
     ) -> Socket:

@@ -25,6 +25,9 @@ _REDIRECTED = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 # How clients spell a key in a query. Google's have no other place for theirs.
 _KEY_PARAMETERS = frozenset({"access_token", "api-key", "api_key", "apikey", "key", "token"})
 
+_EXPOSED = "The key that you sent could be read on the way: have it replaced."
+_NOTHING_ELSE = "Nothing but GET and HEAD is answered here."
+
 
 def _origin(value: str) -> str:
     if not re.fullmatch(_ORIGIN, value):
@@ -56,9 +59,14 @@ class TlsRedirect(Plugin):
         self._services = services
 
     async def explain(self, question: Question) -> Verdict:
-        """What a request over plain HTTP would get."""
-        plain = "redirects" if question.method in _REDIRECTED and not question.has_key else "refuses"
-        return Verdict(f"{plain} it over plain HTTP, passes it on over TLS")
+        """Whether it would be led to HTTPS. A body, and a proxy that speaks TLS, are not thought of."""
+        if question.secure:
+            return Verdict("comes over TLS")
+        if question.has_key:
+            raise self._refusal(_EXPOSED)
+        if question.method not in _REDIRECTED:
+            raise self._refusal(_NOTHING_ELSE)
+        return Verdict(f"redirects it to {self._to}{question.target}", answers=True)
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Pass what came over TLS; redirect or refuse the rest."""
@@ -68,9 +76,9 @@ class TlsRedirect(Plugin):
         exposed = tuple(_credentials(request, exchange))
         if exposed:
             await tell_exposed(self._services, exchange, exposed)
-            raise self._refusal("The key that you sent could be read on the way: have it replaced.")
+            raise self._refusal(_EXPOSED)
         if request.method not in _REDIRECTED or not exchange.body.empty:
-            raise self._refusal("Nothing but GET and HEAD is answered here.")
+            raise self._refusal(_NOTHING_ELSE)
         return web.Response(status=308, headers={hdrs.LOCATION: self._to + exchange.target})
 
     def _refusal(self, why: str) -> Refusal:

@@ -25,6 +25,8 @@ Does = Literal["passes on", "answers", "refuses", "cannot say", "is not reached"
 EDGE = "edge"
 """Whose refusals come before any layer: the guard's, and those of a path that nothing is routed at."""
 
+NOT_ROUTED = "Nothing is routed at this path."
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -110,7 +112,7 @@ async def _explain(
         return way
     route = generation.route(way.listener, path)
     if route is None:
-        way.end, way.refusal = EDGE, Refusal(404, "unknown_url", "Nothing is routed at this path.")
+        way.end, way.refusal = EDGE, Refusal(404, "unknown_url", NOT_ROUTED)
         return way
     way.route = f"{route.name} at {route.prefix or '/'}"
     await _walk(
@@ -121,6 +123,7 @@ async def _explain(
             target=way.target,
             path=path,
             prefix=route.prefix,
+            secure=desk.config.listeners[way.listener].tls is not None,
             model=model,
             has_key=key_id is not None,
             caller=caller,
@@ -155,11 +158,15 @@ async def _caller(desk: Desk, key_id: str | None) -> tuple[Principal | None, str
 
 async def _walk(way: Way, route: Route, question: Question) -> None:
     """Ask the layers one after the other, as far as the request gets."""
+    from gateway.contract import Refusal
+
     gone_on = True
     for layer in route.layers:
         does, words = await _ask(way, layer, question) if gone_on else ("is not reached", "")
         gone_on = does == "passes on"
         way.steps.append(Step(layer.name, _names(layer.plugin.needs()), _names(layer.plugin.provides()), does, words))
+    if gone_on:
+        way.end, way.refusal = layer.name, Refusal(404, "unknown_url", NOT_ROUTED)
 
 
 async def _ask(way: Way, layer: Layer, question: Question) -> tuple[Does, str]:

@@ -28,15 +28,16 @@ OnError = Literal["closed", "open"]
 class Question:
     """A request that is only thought of: what ``gateway explain`` asks the layers about.
 
-    ``target``, ``path`` and ``prefix`` are as in an Exchange. ``caller`` is whose key it carries: None where it carries
-    none (``has_key`` is False) or one that does not work. ``facts`` is what the layers before would have established; a
-    layer adds what it would establish itself.
+    ``target``, ``path``, ``prefix`` and ``secure`` are as in an Exchange. ``caller`` is whose key it carries: None
+    where it carries none (``has_key`` is False) or one that does not work. ``facts`` is what the layers before would
+    have established; a layer adds what it would establish itself.
     """
 
     method: str
     target: str
     path: str
     prefix: str
+    secure: bool
     model: str | None
     has_key: bool
     caller: Principal | None

@@ -7,6 +7,7 @@ others find it done, and so that a step which is interrupted leaves nothing behi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,27 @@ _STEPS = Path(__file__).with_name("migrations")
 _VERSION_TABLE = "gateway_schema"
 
 
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The step that a database has ``reached`` (None: not the first), and the ``newest`` that this version knows."""
+
+    reached: str | None
+    newest: str | None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether there is nothing to migrate."""
+        return self.reached == self.newest
+
+
 def migrate(connection: sa.Connection) -> None:
     """Walk the steps that are missing, in the transaction that ``connection`` is in.
 
     Raises StoreMismatch, having changed nothing, for a schema that a newer gateway made and for a database that
     belongs to something else.
     """
-    config = Config()
-    config.set_main_option("script_location", str(_STEPS).replace("%", "%%"))
-    steps = ScriptDirectory.from_config(config)
-    current = schema_version(connection)
-    _refuse_foreign(connection, current, steps)
-    if current == steps.get_current_head():
+    config, steps = _known_steps()
+    if _schema(connection, steps).is_current:
         return
 
     def missing(revision: Any, _: MigrationContext) -> Any:  # noqa: ANN401 - alembic's callback
@@ -43,6 +53,23 @@ def migrate(connection: sa.Connection) -> None:
     with EnvironmentContext(config, steps, fn=missing) as environment:
         environment.configure(connection=connection, target_metadata=metadata, version_table=_VERSION_TABLE)
         environment.run_migrations()
+
+
+def schema_of(connection: sa.Connection) -> Schema:
+    """How far the database has got. Changes nothing. Raises StoreMismatch where :func:`migrate` would."""
+    return _schema(connection, _known_steps()[1])
+
+
+def _schema(connection: sa.Connection, steps: ScriptDirectory) -> Schema:
+    current = schema_version(connection)
+    _refuse_foreign(connection, current, steps)
+    return Schema(current, steps.get_current_head())
+
+
+def _known_steps() -> tuple[Config, ScriptDirectory]:
+    config = Config()
+    config.set_main_option("script_location", str(_STEPS).replace("%", "%%"))
+    return config, ScriptDirectory.from_config(config)
 
 
 def schema_version(connection: sa.Connection) -> str | None:

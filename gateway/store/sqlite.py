@@ -12,7 +12,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -22,15 +22,17 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from gateway.errors import StoreConflict, StoreError, StoreMismatch, StoreUnavailable
 from gateway.store.database import DURABLE, IMMEDIATE, Database
-from gateway.store.migrate import migrate
+from gateway.store.migrate import migrate, schema_of
 from gateway.store.tables import changes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import ConnectionPoolEntry
+
+    from gateway.store.migrate import Schema
 
 _PREPARING_S = 8.0
 _RETRY_S = 0.02
@@ -74,27 +76,30 @@ def prepare(path: Path, *, create: bool) -> None:
     missing file is made, readable by its owner only, as is the folder around it. Raises StoreMismatch with the remedy,
     and StoreUnavailable where the file stayed locked.
     """
-    try:
+    with _named(path):
         if create:
             _create(path)
         _require_file(path, may_be_empty=create)
-    except OSError as error:
-        raise StoreMismatch(f"{path} cannot be used: {error.strerror}") from error
-    deadline = time.monotonic() + _PREPARING_S
-    while True:
-        try:
-            _bring_up_to_date(path)
-        except sa.exc.DBAPIError as error:
-            # Changing to the write-ahead log does not wait for a lock as other statements do.
-            if _primary_code(error) == sqlite3.SQLITE_BUSY and time.monotonic() < deadline:
+        deadline = time.monotonic() + _PREPARING_S
+        while True:
+            try:
+                _bring_up_to_date(path)
+            except sa.exc.DBAPIError as error:
+                # Changing to the write-ahead log does not wait for a lock as other statements do.
+                if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
                 time.sleep(_RETRY_S)
-                continue
-            refusal = translate(error)
-            if refusal is None:
-                raise
-            raise type(refusal)(f"{path}: {refusal}") from error
-        else:
-            return
+            else:
+                return
+
+
+def look(path: Path) -> Schema:
+    """How far the file's schema has got, without changing it. Blocks; raises what :func:`prepare` does."""
+    with _named(path):
+        _require_file(path, may_be_empty=False)
+        engine = sa.create_engine(_url(path, "sqlite"), poolclass=sa.NullPool, hide_parameters=True)
+        with engine.connect() as connection:
+            return schema_of(connection)
 
 
 def connect(path: Path, *, deadline_s: float) -> Database:
@@ -138,6 +143,20 @@ def _lock(path: Path, refusal: str) -> int:
             raise StoreConflict(refusal) from error
         raise StoreMismatch(f"{folder} cannot be locked: {error.strerror}") from error
     return descriptor
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raise the gateway's errors, with the file's name, for the system's and the driver's."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreMismatch(f"{path} cannot be used: {error.strerror}") from error
+    except sa.exc.DBAPIError as error:
+        refusal = translate(error)
+        if refusal is None:
+            raise
+        raise type(refusal)(f"{path}: {refusal}") from error
 
 
 def translate(error: DBAPIError) -> StoreError | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.contract import Clock
     from gateway.security.vault import Cipher
     from gateway.store.database import Database
+    from gateway.store.migrate import Schema
 
 
 class Store:
@@ -48,6 +49,11 @@ class Store:
         self.provider_keys = SealedKeys(database)
         self.vault = VaultRecords(database)
         self.usage = UsageRows(database)
+
+    @staticmethod
+    async def look(url: str) -> Schema:
+        """How far the schema of the store at ``url`` has got, without changing it. Raises what opening it would."""
+        return await asyncio.to_thread(sqlite.look, sqlite.path_of(url))
 
     @classmethod
     @asynccontextmanager
