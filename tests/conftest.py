@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-_ON_BOTH = frozenset({"test_chain", "test_deadlines", "test_edge", "test_tls", "test_upstream", "test_websockets"})
+_ON_BOTH = frozenset(
+    {"test_chain", "test_client_faults", "test_deadlines", "test_edge", "test_tls", "test_upstream", "test_websockets"}
+)
 
 
 def pytest_asyncio_loop_factories(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -55,6 +56,15 @@ def test_a_signal_ends_it_cleanly(number: signal.Signals, place: Path) -> None:
         gateway.process.send_signal(number)
         assert gateway.process.wait(60) == 0
     assert "Traceback" not in gateway.text()
+
+
+def test_it_may_open_as_many_files_as_the_system_allows(place: Path) -> None:
+    """F33: a shell's limit of 1024 would be met long before ``limits.max_connections``."""
+    configure(place, "127.0.0.1:0")
+    few = ["sh", "-c", 'ulimit -S -n 256 && exec "$@"', "sh", *GATEWAY, "serve"]
+    with running(few, ready="admin listens on", output=place / "out", cwd=place) as gateway:
+        soft, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE)
+    assert soft == hard > 256
 
 
 def test_a_taken_port_is_one_line(place: Path) -> None:
