@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,12 @@ if TYPE_CHECKING:
 GROUP = "gateway.plugins"
 
 
+@cache
 def available() -> Mapping[str, EntryPoint]:
-    """The installed layers by name, none of them imported yet. Two packages with one name: LookupError."""
+    """The installed layers by name, none of them imported yet. Two packages with one name: LookupError.
+
+    Read once per process: it costs 10 ms, and what is installed does not change under a running one.
+    """
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=GROUP):
         known = found.setdefault(entry.name, entry)
