@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable
 
     from aiohttp.http import StreamWriter
+    from multidict import CIMultiDict
 
     from gateway.contract import Exchange
 
@@ -211,6 +213,7 @@ class Sending:
         if modern != keep_alive:
             headers[hdrs.CONNECTION] = "keep-alive" if keep_alive else "close"
         headers.setdefault(hdrs.DATE, _http_date(int(now)))
+        _write_as_they_came(headers)
         self.reusable = keep_alive
         self._stream = headers.get(hdrs.CONTENT_TYPE, "").startswith(_EVENT_STREAM)
         self.status = relay.status
@@ -243,6 +246,18 @@ class Sending:
             f"x-request-id: {self._exchange.id}\r\nConnection: close\r\n\r\n"
         )
         return head.encode("ascii") + body
+
+
+def _write_as_they_came(headers: CIMultiDict[str]) -> None:
+    """Let values beyond ASCII go out as the bytes they are: a header is Latin-1 text here, and aiohttp writes UTF-8.
+
+    What is not UTF-8 cannot be written and is dropped; field values are ASCII by RFC 9110, 5.5, for all but old peers.
+    """
+    for name in {name for name, value in headers.items() if not value.isascii()}:
+        values = headers.popall(name)
+        for value in values:
+            with suppress(UnicodeError):
+                headers.add(name, value.encode("latin-1").decode())
 
 
 def _reset(transport: asyncio.Transport) -> None:

@@ -16,7 +16,7 @@ import base64
 import json
 import re
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
@@ -43,7 +43,7 @@ _PERCENT = re.compile("%[0-9A-F]{2}")
 class _Form:
     """One way in which a value may be written. ``partial``: its edges share their base 64 digits with neighbours."""
 
-    text: str
+    text: str = field(repr=False)
     partial: bool = False
 
     def mask(self, text: str) -> str:
