@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 import resource
 import socket
+import time
+import tracemalloc
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.contract import Plugin, json_body
 from gateway.testing import running_gateway
 from gateway.testing.upstream import RawUpstream, Script, answering, silence
 from gateway.testing.wire import dial
@@ -20,6 +24,9 @@ from gateway.testing.wire import dial
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from aiohttp import web
+
+    from gateway.contract import Handler
     from gateway.testing import Live
     from gateway.testing.wire import Wire
 
@@ -41,6 +48,10 @@ routes:
     listener: public
     path: /echo
     chain: [{{use: "gateway.testing:Echo"}}]
+  - name: json
+    listener: public
+    path: /json
+    chain: [{{use: "{module}:Reads"}}, {{forward: {{upstream: u}}}}]
 """
 
 GET = b"GET /x HTTP/1.1\r\nHost: g\r\n\r\n"
@@ -53,7 +64,7 @@ async def before(
 ) -> AsyncIterator[tuple[Live, RawUpstream]]:
     """A gateway with these limits in front of a scripted upstream."""
     async with RawUpstream(script) as raw:
-        yaml = YAML.format(origin=raw.origin, limits=limits, level=level)
+        yaml = YAML.format(origin=raw.origin, limits=limits, level=level, module=__name__)
         async with running_gateway(yaml, folder) as live:
             yield live, raw
 
@@ -113,7 +124,9 @@ async def test_each_gateway_has_a_name_of_its_own(tmp_path: Path) -> None:
 
     (tmp_path / "inner").mkdir()
     async with before(script, tmp_path) as (outer, _):
-        inner = running_gateway(YAML.format(origin=outer.url(""), limits="", level="error"), tmp_path / "inner")
+        inner = running_gateway(
+            YAML.format(origin=outer.url(""), limits="", level="error", module=__name__), tmp_path / "inner"
+        )
         async with inner as live, dial(live.url("")) as client:
             await client.send(b"GET /x HTTP/1.0\r\n\r\n")
             assert (await client.message()).status == 200
@@ -213,3 +226,175 @@ async def test_pipelining_20k_requests(tmp_path: Path) -> None:
     answered = re.findall(rb'"/echo/(\d+)"', received)
     assert answered == [b"%d" % n for n in range(len(answered))]
     assert 0 < max(queued) <= 64
+
+
+# ── What is not offered ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"CONNECT api.example:443 HTTP/1.1", 501),
+        (b"CONNECT /x HTTP/1.1", 501),
+        (b"TRACE /x HTTP/1.1", 501),
+        (b"OPTIONS * HTTP/1.1", 400),
+        (b"PROPFIND /x HTTP/1.1", 501),
+        (b"FROB /x HTTP/1.1", 501),
+        (b"get /x HTTP/1.1", 501),
+    ],
+)
+async def test_methods_that_are_not_offered(tmp_path: Path, line: bytes, status: int) -> None:
+    """F39: refused and closed, without a tunnel and without an echo of what was sent; the provider hears nothing."""
+    async with before(silence, tmp_path) as (live, raw), dial(live.url("")) as client:
+        await client.send(line + b"\r\nHost: g\r\nCookie: secret=12345\r\n\r\nGET /x HTTP/1.1\r\nHost: g\r\n\r\n")
+        got = await client.message()
+        assert got.status in {400, status}
+        assert json.loads(got.body)["error"]["code"] == "bad_request"
+        assert await client.ended()
+        assert client.received.count(b"HTTP/1.") == 1
+        assert b"12345" not in client.received
+        assert not raw.connections
+
+
+async def test_options_of_a_path_is_the_providers(tmp_path: Path) -> None:
+    """F39: where no layer answers preflights, OPTIONS goes up like anything else."""
+    async with before(answering(OK), tmp_path) as (live, raw), dial(live.url("")) as client:
+        await client.send(GET.replace(b"GET", b"OPTIONS"))
+        assert (await client.message()).status == 200
+        assert raw.connections[0].received.startswith(b"OPTIONS /x HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
+        b"Connection: Upgrade\r\nUpgrade: TLS/1.2\r\n",
+        b"Upgrade: h2c\r\n",
+    ],
+)
+async def test_upgrades_that_are_not_offered(tmp_path: Path, fields: bytes) -> None:
+    """F40: another protocol than WebSocket is never switched to, and the provider is not asked whether it would.
+
+    RFC 9110, 7.8: a server may ignore Upgrade. What follows on the connection is the next request.
+    """
+    async with before(answering(OK), tmp_path) as (live, raw), dial(live.url("")) as client:
+        for _ in range(2):
+            await client.send(GET.replace(b"\r\n\r\n", b"\r\n" + fields + b"\r\n"))
+            assert (await client.message()).status == 200
+        assert b" 101 " not in client.received
+        assert not re.search(rb"(?i)upgrade|h2c|http2-settings|tls/1", raw.connections[0].received)
+
+
+async def test_an_upgrade_that_the_provider_makes_unasked(tmp_path: Path) -> None:
+    """F40: a 101 of the provider's own accord is no answer: 502, and not a byte of what follows."""
+    switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nPRI * HTTP/2.0"
+    async with before(answering(switched), tmp_path) as (live, _), dial(live.url("")) as client:
+        await client.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"))
+        assert (await client.message()).status == 502
+        assert b"PRI" not in client.received
+
+
+# ── Bodies ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Reads(Plugin):
+    """A layer that decides on the body."""
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Read it, and let it pass."""
+        await json_body(request)
+        return await handler(request)
+
+
+@pytest.mark.parametrize("path", [b"/x", b"/json"])
+async def test_a_compressed_bomb_stays_compressed(tmp_path: Path, path: bytes) -> None:
+    """F41: it goes up as the bytes that came; a layer that would have to look inside refuses it instead."""
+    bomb = gzip.compress(bytes(10 * 2**20))
+    request = b"POST %b HTTP/1.1\r\nHost: g\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % (path, len(bomb))
+    async with before(answering(OK), tmp_path) as (live, raw), dial(live.url("")) as client:
+        tracemalloc.start()
+        try:
+            await client.send(request + bomb)
+            status = (await client.message()).status
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 2 * 2**20
+        if path == b"/x":
+            assert status == 200
+            assert raw.connections[0].received.endswith(b"\r\n\r\n" + bomb)
+        else:
+            assert status == 400
+            assert not raw.connections
+
+
+A_MOMENT_S = 0.25
+"""CPU time of one turn of the loop that no body may take: five times what is wanted, for slow machines."""
+
+HOSTILE_JSON = {
+    "malformed": (b'{"model": "m",}', 400),
+    "empty": (b"", 400),
+    "two documents": (b"{} {}", 400),
+    "not UTF-8": (b'{"a": "\xff"}', 400),
+    "UTF-16": ('{"model": "m"}'.encode("utf-16"), 400),
+    "nested a million deep": (b"[" * 10**6 + b"]" * 10**6, 400),
+    "nested deep with few tokens": (b"[" * 150_000 + b"]" * 150_000, 400),
+    "a key given twice": (b'{"model": "mine", "model": "yours"}', 400),
+    "a key given twice, once escaped": (b'{"model": "mine", "mod\\u0065l": "yours"}', 400),
+    "NaN": (b'{"temperature": NaN}', 400),
+    "Infinity": (b'{"temperature": -Infinity}', 400),
+    "a lone surrogate": (b'{"model": "\\ud800"}', 400),
+    "a string of 10 MB": (b'{"a": "' + b"x" * 10 * 2**20 + b'"}', 413),
+    "15 MB of numbers": (b"[" + b"1," * (15 * 2**19) + b"1]", 413),
+    "4 MB of numbers": (b"[" + b"1," * (2**21 - 2) + b"1]", 400),
+    "4 MB of quotes": (b"[" + b'"",' * (4 * 2**20 // 3 - 2) + b'""]', 400),
+    "4 MB of unbalanced quotes": (b'"' + b'\\"' * (2**21 - 2), 400),
+    "a number of 4 MB": (b"[" + b"1" * (4 * 2**20 - 2) + b"]", 400),
+}
+
+
+@pytest.mark.parametrize(("body", "status"), HOSTILE_JSON.values(), ids=HOSTILE_JSON.keys())
+async def test_hostile_json(tmp_path: Path, body: bytes, status: int) -> None:
+    """F42: refused, before it costs more than a moment of the loop, and the provider hears nothing."""
+    async with before(answering(OK), tmp_path) as (live, raw), dial(live.url("")) as client:
+        async with longest_turn() as turn:
+            await client.send(b"POST /json HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            got = await client.message()
+        assert got.status == status
+        code = json.loads(got.body)["error"]["code"]
+        assert code == ("invalid_json" if status == 400 else "request_too_large")
+        assert not raw.connections
+        assert turn[0] < A_MOMENT_S
+
+
+async def test_json_that_passes_is_sent_as_it_came(tmp_path: Path) -> None:
+    """F42: what was checked are the bytes that are sent: spaces, escapes, the order of keys and the last digit.
+
+    Commas, brackets and quotes inside of strings are no values: prose may have a million of them.
+    """
+    prose = b'a, b, [c] {d} \\"e\\", \\\\' * 150_000
+    body = b' {"b": 1.0e0 , "a": "\\u00e9\\ud83d\\ude00\\/", "n": 12345678901234567890123, "s": "' + prose + b'"}\n'
+    async with before(answering(OK), tmp_path) as (live, raw), dial(live.url("")) as client:
+        async with longest_turn() as turn:
+            await client.send(b"POST /json HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            assert (await client.message()).status == 200
+        assert raw.connections[0].received.endswith(b"\r\n\r\n" + body)
+        assert turn[0] < A_MOMENT_S
+
+
+@asynccontextmanager
+async def longest_turn() -> AsyncIterator[list[float]]:
+    """The most CPU seconds that this thread has spent between two turns of the loop: what everybody else waited."""
+    longest = [0.0]
+
+    async def watch() -> None:
+        before_ = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest[0], before_ = max(longest[0], now - before_), now
+
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(watch())
+        yield longest
+        watching.cancel()
