@@ -229,6 +229,8 @@ class Edge:
         route = generation.route(self._listener, exchange.path)
         if route is None:
             raise Refusal(404, "unknown_url", "Nothing is routed at this path.")
+        if not route.encoded_slashes:
+            guard.check_slashes(exchange.path)
         exchange.route, exchange.prefix = route.name, route.prefix
         exchange.body.limit = route.max_body
         if (exchange.body.declared or 0) > route.max_body:

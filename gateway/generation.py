@@ -31,6 +31,7 @@ class Route:
     listener: str
     prefix: str
     max_body: int
+    encoded_slashes: bool
     layers: tuple[Layer, ...]
     handler: Handler
 
@@ -107,7 +108,8 @@ def _build(config: GatewayConfig, services: Services, rim: Rim) -> tuple[Route, 
         faults += [route.chain[index].fault(problem) for index, problem in prove(layers, prefixes)]
         handler = compose(layers, rim)
         routes += [
-            Route(route.name, route.listener, prefix, route.max_body, tuple(layers), handler) for prefix in prefixes
+            Route(route.name, route.listener, prefix, route.max_body, route.encoded_slashes, tuple(layers), handler)
+            for prefix in prefixes
         ]
     if faults:
         raise ConfigError(faults)

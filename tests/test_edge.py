@@ -361,6 +361,23 @@ async def test_malformed_chunks(tmp_path: Path) -> None:
         assert not raw.connections
 
 
+@pytest.mark.parametrize(("allowed", "status"), [("false", 400), ("true", 200)])
+async def test_escaped_slashes(tmp_path: Path, allowed: str, status: int) -> None:
+    """``%2F`` is refused, unless the route says that its upstream's ids need it; then it is sent as it came."""
+    queue: asyncio.Queue[Message] = asyncio.Queue()
+    Record.outcomes = asyncio.Queue()
+    async with RawUpstream(recording(queue)) as raw:
+        yaml = YAML.format(origin=raw.origin, module=__name__, drain="5s")
+        yaml = yaml.replace("    max_body: 1MiB\n", f"    max_body: 1MiB\n    encoded_slashes: {allowed}\n")
+        async with running_gateway(yaml, tmp_path) as live, dial(live.url("")) as client:
+            await client.send(request(live, "/v1/files/a%2Fb%2f..c"))
+            assert (await client.message()).status == status
+        if status == 200:
+            assert (await queue.get()).target == b"/base/files/a%2Fb%2f..c"
+        else:
+            assert not raw.connections
+
+
 async def test_websockets_where_the_dialect_has_none(tmp_path: Path) -> None:
     """F40: 404, at which clients fall back to plain requests; the upstream is not asked."""
     async with before(silence, tmp_path) as (live, _), dial(live.url("")) as client:

@@ -98,7 +98,7 @@ async def _explain(
 ) -> Way:
     from gateway.contract import Question, Refusal
     from gateway.generation import Generation
-    from gateway.guard import check_method, check_target, origin_form
+    from gateway.guard import check_method, check_slashes, check_target, origin_form
     from gateway.services import at_rest
 
     generation = Generation(desk.config, await at_rest(desk.config, desk.store, desk.vault))
@@ -113,6 +113,12 @@ async def _explain(
     route = generation.route(way.listener, path)
     if route is None:
         way.end, way.refusal = EDGE, Refusal(404, "unknown_url", NOT_ROUTED)
+        return way
+    try:
+        if not route.encoded_slashes:
+            check_slashes(path)
+    except Refusal as refusal:
+        way.end, way.refusal = EDGE, refusal
         return way
     way.route = f"{route.name} at {route.prefix or '/'}"
     await _walk(

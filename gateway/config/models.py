@@ -413,6 +413,9 @@ class RouteConfig(_Section):
     max_body: PositiveSize = 512 * 2**20
     """Largest request body; larger ones get 413. Default 512MiB."""
 
+    encoded_slashes: bool = False
+    """Whether paths may hold ``%2F``, for upstreams whose ids need it; others may read a separator in it. Default no."""
+
     chain: tuple[
         Annotated[InstanceOf[LayerConfig], WithJsonSchema({"description": "Replaced by json_schema()."})], ...
     ] = Field(json_schema_extra={"minItems": 1})
