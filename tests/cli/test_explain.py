@@ -164,6 +164,22 @@ def test_another_listener(gateway: Gateway) -> None:
     assert gateway("explain", "GET", "/healthz", "--listener", "adm").exit_code == 2
 
 
+def test_a_redirect_to_https(place: Path, gateway: Gateway, key_id: str) -> None:
+    """Whether it comes over TLS is known by its listener; behind a layer that may end a chain stands a 404."""
+    file = place / "gateway.yaml"
+    redirect = "chain: [{tls_redirect: {to: https://gateway.example}}]"
+    file.write_text(file.read_text().replace("chain: [health]", redirect))
+    code, said = explained(gateway, "GET", "/healthz?x", "--listener", "admin")
+    assert (code, words(said, "tls_redirect")) == (0, "redirects it to https://gateway.example/healthz?x")
+    for arguments in (("GET", "/healthz", "--key", key_id), ("POST", "/healthz")):
+        code, said = explained(gateway, *arguments, "--listener", "admin")
+        assert (code, said["status"], said["code"]) == (1, 403, "insecure_transport")
+    tls = "127.0.0.1:8081, tls: {certificate: not-read.pem, key: not-read.key}}"
+    file.write_text(file.read_text().replace("127.0.0.1:8081}", tls))
+    code, said = explained(gateway, "GET", "/healthz", "--listener", "admin")
+    assert (code, said["by"], said["status"]) == (1, "tls_redirect", 404)
+
+
 @pytest.mark.usefixtures("place")
 def test_for_people(gateway: Gateway, key_id: str) -> None:
     """Request, caller and route; a table of the layers; the end."""

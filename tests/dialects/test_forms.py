@@ -167,6 +167,8 @@ def test_a_content_type_in_doubt(kind: str) -> None:
         MODEL + b"--B0undary-x",
         MODEL + b"--B0undaryX",
         FILE + b"x --B0undary y",
+        FILE[:-2] + MODEL,
+        FILE[:-2] + b"\n" + MODEL,
         MODEL + END + MODEL,
         MODEL + END + b"x",
         part('Content-Disposition: form-data; name="model"', b""),
@@ -200,6 +202,12 @@ def test_a_form_in_doubt(body: bytes) -> None:
     with pytest.raises(Refusal) as caught:
         read(body, END)
     assert (caught.value.status, caught.value.param, caught.value.close) == (400, "model", True)
+
+
+def test_a_boundary_with_a_tail() -> None:
+    """Two hyphens end a form, and nothing else does."""
+    with pytest.raises(Refusal):
+        read(MODEL, b"--B0undary__")
 
 
 def test_the_refusal_repeats_nothing() -> None:
