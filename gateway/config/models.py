@@ -414,7 +414,7 @@ class RouteConfig(_Section):
     """Largest request body; larger ones get 413. Default 512MiB."""
 
     encoded_slashes: bool = False
-    """Whether paths may hold ``%2F``, for upstreams whose ids need it. Others may read a separator there; default no."""
+    """Whether paths may hold ``%2F``, for upstreams whose ids need it. Some read a separator there. Default no."""
 
     chain: tuple[
         Annotated[InstanceOf[LayerConfig], WithJsonSchema({"description": "Replaced by json_schema()."})], ...
