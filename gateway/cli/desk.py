@@ -26,17 +26,18 @@ from gateway.store.credentials import seal
 from gateway.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
+    from collections.abc import AsyncIterator, Collection, Mapping
     from pathlib import Path
 
     from gateway.config import GatewayConfig
     from gateway.contract import Rate, Secret
     from gateway.security.vault import KeyVault
-    from gateway.store import ApiKey, User
+    from gateway.store import ApiKey, SealedKey, User
     from gateway.store.audit import AuditLog
+    from gateway.store.rotation import DataKeyChange, Progress
 
-# An administrator waits longer for a busy store than a request may.
-_DEADLINE_S = 5.0
+DEADLINE_S = 5.0
+"""An administrator waits longer for a busy store than a request may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +94,20 @@ class Desk:
 
     async def set_provider_key(self, upstream: str, secret: Secret) -> None:
         """Seal ``secret`` for this upstream at its present origin, in place of what was there."""
-        origin = self._origin(upstream)
-        sealed = seal(
-            self.vault, secret, upstream=upstream, origin=origin, added_by=self.actor, added=SystemClock().time()
-        )
-        await self.store.provider_keys.put(sealed)
+        origin = self.origin(upstream)
+        await self._put_provider_keys({upstream: secret})
         await self._note("provider_key.set", upstream, origin=origin)
+
+    async def import_provider_keys(self, secrets: Mapping[str, Secret]) -> None:
+        """The same for several upstreams: all of them, or none."""
+        await self._put_provider_keys(secrets)
+        for upstream in secrets:
+            await self._note("provider_key.import", upstream, origin=self.origin(upstream))
+
+    async def change_data_key(self, progress: Progress) -> DataKeyChange:
+        """Seal every provider key with a new data key, or finish what a run that was interrupted began."""
+        async with self.store.rotation(actor=self.actor, cipher=self.config.vault.cipher) as rotation:
+            return await rotation.change_data_key(self.config.vault.master_key, progress)
 
     async def remove_provider_key(self, upstream: str) -> None:
         """Forget the upstream's key."""
@@ -128,6 +137,28 @@ class Desk:
         await self.store.users.disable(user.id)
         await self._note("user.disable", user.email)
 
+    def origin(self, upstream: str) -> str:
+        """Where the configuration says that the upstream is."""
+        if upstream not in self.config.upstreams:
+            near = get_close_matches(upstream, self.config.upstreams, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {_listed(self.config.upstreams)}"
+            raise click.ClickException(f"the configuration has no upstream {upstream!r}; {hint}")
+        return self.config.upstreams[upstream].origin
+
+    async def _put_provider_keys(self, secrets: Mapping[str, Secret]) -> None:
+        try:
+            await self.store.provider_keys.put(*self._sealed(secrets, self.vault))
+        except StoreConflict:
+            # The vault got a new data key since the desk was opened: only what is sealed with that one is taken.
+            await self.store.provider_keys.put(*self._sealed(secrets, await unlock(self.store, self.config)))
+
+    def _sealed(self, secrets: Mapping[str, Secret], vault: KeyVault) -> list[SealedKey]:
+        now = SystemClock().time()
+        return [
+            seal(vault, secret, upstream=upstream, origin=self.origin(upstream), added_by=self.actor, added=now)
+            for upstream, secret in secrets.items()
+        ]
+
     async def _user(self, email: str) -> User:
         user = await self.store.users.by_email(email)
         if user is None:
@@ -141,13 +172,6 @@ class Desk:
             if user.role == "admin" and not user.disabled:
                 return user
         raise click.ClickException("there is no administrator to own the key: name its owner with --owner EMAIL")
-
-    def _origin(self, upstream: str) -> str:
-        if upstream not in self.config.upstreams:
-            near = get_close_matches(upstream, self.config.upstreams, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {_listed(self.config.upstreams)}"
-            raise click.ClickException(f"the configuration has no upstream {upstream!r}; {hint}")
-        return self.config.upstreams[upstream].origin
 
     async def _hash(self, password: Secret) -> str:
         try:
@@ -163,7 +187,7 @@ class Desk:
 async def open_desk(config_path: Path) -> AsyncIterator[Desk]:
     """The desk of the gateway that ``config_path`` describes. Raises GatewayError where it cannot be opened."""
     config = load(config_path, resolve, os.environ)
-    async with Store.open(config.store, clock=SystemClock(), deadline_s=_DEADLINE_S) as store:
+    async with Store.open(config.store, clock=SystemClock(), deadline_s=DEADLINE_S) as store:
         vault = await unlock(store, config)
         async with desk_of(config, store, vault) as desk:
             yield desk
@@ -173,14 +197,15 @@ async def open_desk(config_path: Path) -> AsyncIterator[Desk]:
 async def desk_of(config: GatewayConfig, store: Store, vault: KeyVault) -> AsyncIterator[Desk]:
     """A desk over what is open already."""
     async with Passwords() as passwords:
-        yield Desk(config, store, vault, passwords, store.audit(vault.derive(PURPOSE)), f"cli:{_os_user()}")
+        yield Desk(config, store, vault, passwords, store.audit(vault.derive(PURPOSE)), actor())
 
 
-def _os_user() -> str:
+def actor() -> str:
+    """Whom the audit log names for what this process does."""
     try:
-        return getpass.getuser()
+        return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):  # a container's user may have no name
-        return str(os.getuid())
+        return f"cli:{os.getuid()}"
 
 
 def _listed(names: Collection[str]) -> str:

@@ -14,7 +14,19 @@ import click
 from gateway import __version__
 from gateway.errors import GatewayError
 
-_VERBS = ("init", "serve", "check", "explain", "plugins", "schema", "key", "provider-key", "user", "completion")
+_VERBS = (
+    "init",
+    "serve",
+    "check",
+    "explain",
+    "plugins",
+    "schema",
+    "key",
+    "provider-key",
+    "vault",
+    "user",
+    "completion",
+)
 
 
 class _Verbs(click.Group):

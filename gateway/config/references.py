@@ -36,6 +36,7 @@ REFERENCE = r"\$\{[^{}]*\}"
 
 _TOKEN = re.compile(r"\$\$\{|\$\{([^{}]*)(\}?)")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::([-?])(.*))?", re.DOTALL)
+_PLAIN = re.compile(r"[A-Za-z0-9_.,:/+=@%^-]+")
 _FORMS = "write ${NAME}, ${NAME:-default}, ${NAME:?message} or ${file:/path}; for a plain ${ write $${"
 
 
@@ -55,6 +56,38 @@ def load_dotenv(path: Path) -> dict[str, str]:
     if broken:
         raise ConfigError([Fault(f"{path}:{line}", "", "write NAME=value") for line in broken])
     return {binding.key: binding.value for binding in bindings if binding.key and binding.value is not None}
+
+
+def with_variable(text: str, name: str, value: str) -> str | None:
+    """The text of a ``.env`` file with this value for a variable that it sets, all else as it was.
+
+    None where it does not set the variable, or where the value cannot be written there.
+    """
+    bindings = list(parse_stream(StringIO(text)))
+    if name not in {binding.key for binding in bindings}:
+        return None
+    changed = "".join(
+        _assignment(binding.original.string, name, value) if binding.key == name else binding.original.string
+        for binding in bindings
+    )
+    understood = {binding.key: binding.value for binding in parse_stream(StringIO(changed))}
+    return changed if understood[name] == value else None
+
+
+def _assignment(before: str, name: str, value: str) -> str:
+    """A line in the place of another, quoted only where it must be: not every reader of such files knows quotes."""
+    leading = before[: len(before) - len(before.lstrip())]
+    export = "export " if before.lstrip().startswith("export") else ""
+    if not _PLAIN.fullmatch(value):
+        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return f"{leading}{export}{name}={value}\n"
+
+
+def variable_of(text: str) -> str | None:
+    """The variable that ``text`` refers to and is nothing else than; None for any other text."""
+    token = _TOKEN.fullmatch(text)
+    variable = _VARIABLE.fullmatch(token[1]) if token is not None and token[1] else None
+    return variable[1] if variable is not None else None
 
 
 def resolve_references(document: Document, environ: Mapping[str, str], directory: Path) -> Document:

@@ -17,7 +17,7 @@ from gateway import __version__
 if TYPE_CHECKING:
     from tests.cli.conftest import Gateway
 
-VERBS = ["init", "serve", "check", "explain", "plugins", "schema", "key", "provider-key", "user", "completion"]
+VERBS = ["init", "serve", "check", "explain", "plugins", "schema", "key", "provider-key", "vault", "user", "completion"]
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.config.document import parse
-from gateway.config.references import MAX_SECRET_BYTES, load_dotenv, resolve_references
+from gateway.config.references import (
+    MAX_SECRET_BYTES,
+    load_dotenv,
+    resolve_references,
+    variable_of,
+    with_variable,
+)
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.config.conftest import Load, Refused
 
 ENVIRON = {"SET": "a value", "EMPTY": "", "YAML": "{x: [1, *y]}\n- !z", "REF": "${SET}", "ODD": "\udcff"}
@@ -125,3 +133,61 @@ def test_a_broken_dotenv_is_located(refused: Refused, working: str, tmp_path: Pa
     assert str(caught.value) == f"{tmp_path}/.env:2: write NAME=value"
     (tmp_path / ".env").write_bytes(b"A=\xff")
     assert refused(working) == [f"{tmp_path}/.env:1: is not UTF-8 text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "variable"),
+    [
+        ("${A_1}", "A_1"),
+        ("${A:-b}", "A"),
+        ("${A:?b}", "A"),
+        ("<${A}>", None),
+        ("${A}${B}", None),
+        ("${file:/a}", None),
+        ("$${A}", None),
+        ("${A b}", None),
+        ("${", None),
+        ("A", None),
+    ],
+)
+def test_the_variable_that_a_text_is(text: str, variable: str | None) -> None:
+    """Only where the text is one reference to one variable."""
+    assert variable_of(text) == variable
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("A=1\n", "A=x\n"),
+        ("A=1", "A=x\n"),
+        ("# c\n\n  export A = '1'  # d\nB=2\n", "# c\n\n  export A=x\nB=2\n"),
+        ("B='A=1'\nA=\"1\n2\"\nA=3\nC", "B='A=1'\nA=x\nA=x\nC"),
+    ],
+)
+def test_a_variable_of_an_env_file_is_changed_and_all_else_is_as_it_was(before: str, after: str) -> None:
+    """Comments, other variables, `export` and the order stay; a variable that is set twice is changed twice."""
+    assert with_variable(before, "A", "x") == after
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_value_is_read_back_as_it_was_written_or_not_written(value: str) -> None:
+    """Quotes, blanks, dollars and line breaks included."""
+    changed = with_variable("A=1\nB=2\n", "A", value)
+    if changed is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / ".env"
+            path.write_text(changed, newline="")
+            assert load_dotenv(path) == {"A": value, "B": "2"}
+
+
+@pytest.mark.parametrize("value", ["x" * 64, "a b", "it's", 'a"b', "$HOME", "a#b", "a\\nb", "ü", "", " "])
+def test_any_line_of_text_can_be_written(value: str) -> None:
+    """Bare where every reader of such files takes it so, and else in quotes."""
+    changed = with_variable("A=1\n", "A", value)
+    assert changed is not None
+    assert ("'" in changed) == (value != "x" * 64)
+
+
+def test_a_variable_that_is_not_set_is_not_added() -> None:
+    """Who asks for a change means a file that has it."""
+    assert with_variable("B=A\n", "A", "x") is None

@@ -18,7 +18,6 @@ import sqlalchemy as sa
 
 from gateway.contract import Secret
 from gateway.errors import CannotOpen, MasterKeyError, StoreConflict
-from gateway.security import vault
 from gateway.security.masking import Masker
 from gateway.security.vault import KeyVault, data_key_version, new_master_key
 from gateway.store.audit import PURPOSE
@@ -40,15 +39,13 @@ OLD, NEW = new_master_key(), new_master_key()
 SECRETS = {name: f"sk-planted-key-of-{name}" for name in ("a", "b", "c")}
 UPSTREAMS = sorted(SECRETS)
 ROUNDS = 1000
-with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(vault, "ITERATIONS", ROUNDS)
-    VAULT, RECORD = KeyVault.create(OLD)
+VAULT, RECORD = KeyVault.create(OLD, iterations=ROUNDS)
 
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record says how many rounds of PBKDF2 its master key takes. Many would prove nothing here."""
-    monkeypatch.setattr(vault, "ITERATIONS", ROUNDS)
+    monkeypatch.setitem(KeyVault.wrap.__kwdefaults__, "iterations", ROUNDS)
 
 
 def origin(upstream: str) -> str:
