@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from gateway.cli.desk import DEADLINE_S
 from gateway.clock import SystemClock
 from gateway.errors import CertificateError, GatewayError, StoreError, VaultError
 from gateway.services import at_rest, unlock, unopened
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from gateway.config import GatewayConfig, ListenerConfig, ListenerTlsConfig
     from gateway.contract import Services
-
-_STORE_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ async def _durable(config: GatewayConfig) -> list[Finding]:
             # Opening it would migrate it, under the gateway that may be running.
             detail = f"has schema {schema.reached or 'none'}; the next start brings it to {schema.newest}"
             return [Finding("store", ok=True, detail=detail), *_not_looked_at(config)]
-        async with Store.open(config.store, clock=SystemClock(), deadline_s=_STORE_DEADLINE_S) as store:
+        async with Store.open(config.store, clock=SystemClock(), deadline_s=DEADLINE_S) as store:
             return [Finding("store", ok=True, detail=f"has schema {schema.reached}"), *await _sealed(config, store)]
     except StoreError as error:
         return [Finding("store", ok=False, detail=str(error)), *_not_looked_at(config)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.chain import Layer
     from gateway.cli.desk import Desk
     from gateway.contract import Principal, Question, Refusal, Requirement
-    from gateway.generation import Route
+    from gateway.generation import Generation, Route
 
 Does = Literal["passes on", "answers", "refuses", "cannot say", "is not reached"]
 
@@ -98,25 +98,14 @@ async def _explain(
 ) -> Way:
     from gateway.contract import Question, Refusal
     from gateway.generation import Generation
-    from gateway.guard import check_method, check_slashes, check_target, origin_form
+    from gateway.guard import origin_form
     from gateway.services import at_rest
 
     generation = Generation(desk.config, await at_rest(desk.config, desk.store, desk.vault))
     caller, said = await _caller(desk, key_id)
     way = Way(_listener(desk, listener), method, origin_form(target), said)
     try:
-        check_method(method)
-        path = check_target(way.target)
-    except Refusal as refusal:
-        way.end, way.refusal = EDGE, refusal
-        return way
-    route = generation.route(way.listener, path)
-    if route is None:
-        way.end, way.refusal = EDGE, Refusal(404, "unknown_url", NOT_ROUTED)
-        return way
-    try:
-        if not route.encoded_slashes:
-            check_slashes(path)
+        path, route = _admit(generation, way)
     except Refusal as refusal:
         way.end, way.refusal = EDGE, refusal
         return way
@@ -137,6 +126,21 @@ async def _explain(
         ),
     )
     return way
+
+
+def _admit(generation: Generation, way: Way) -> tuple[str, Route]:
+    """The path and its route, as the edge finds them. Raises the Refusal of a request that no layer would see."""
+    from gateway.contract import Refusal
+    from gateway.guard import check_method, check_slashes, check_target
+
+    check_method(way.method)
+    path = check_target(way.target)
+    route = generation.route(way.listener, path)
+    if route is None:
+        raise Refusal(404, "unknown_url", NOT_ROUTED)
+    if not route.encoded_slashes:
+        check_slashes(path)
+    return path, route
 
 
 def _listener(desk: Desk, name: str | None) -> str:
