@@ -186,9 +186,9 @@ class HttpUpstream:
             self._metrics.count("upstream_errors", upstream=self.name, kind="tls")
             msg = f"TLS failed: {error.reason or type(error).__name__}"
             raise UpstreamUnreachable(msg) from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a name that IDNA refuses is a UnicodeError
             self._metrics.count("upstream_errors", upstream=self.name, kind="unreachable")
-            msg = f"cannot connect: {error.strerror or type(error).__name__}"
+            msg = f"cannot connect: {getattr(error, 'strerror', None) or type(error).__name__}"
             raise UpstreamUnreachable(msg) from error
         finally:
             self._connecting -= 1

@@ -120,9 +120,10 @@ async def test_refused_connection() -> None:
             await get(pool)
 
 
-async def test_unresolvable_name() -> None:
-    """F03: a name that does not exist is unreachable, and the loop goes on while it is asked for."""
-    async with HttpUpstream("u", config("http://no.such.host.invalid:80"), PrometheusMetrics()) as pool:
+@pytest.mark.parametrize("name", ["no.such.host.invalid", "a..b", "x" * 64 + ".invalid"])
+async def test_unresolvable_name(name: str) -> None:
+    """F03: a name that does not exist, or cannot, is unreachable, and the loop goes on while it is asked for."""
+    async with HttpUpstream("u", config(f"http://{name}:80"), PrometheusMetrics()) as pool:
         with pytest.raises((UpstreamUnreachable, UpstreamTimeout)):
             await get(pool)
 

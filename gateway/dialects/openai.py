@@ -55,10 +55,15 @@ class OpenAI:
         return path in _WEBSOCKETS
 
     def asks(self, message: bytes) -> bool:
-        """Whether it is a ``response.create``, however its JSON is escaped."""
+        """Whether it is a ``response.create``, however its JSON is escaped, or may be read as one by somebody."""
         if b"response.create" not in message and b"\\u" not in message:
             return False
-        return parse_object(message).get("type") in {None, "response.create"}
+        try:
+            pairs = json.loads(message, object_pairs_hook=list)
+        except (ValueError, RecursionError):
+            return True
+        types = [pair[1] for pair in pairs if pair[0] == "type"] if isinstance(pairs, list) else []
+        return types in ([], ["response.create"]) or len(types) > 1
 
     def usage_in(self, message: bytes) -> Usage | None:
         """Of ``response.done`` (Realtime) and ``response.completed`` and its kin (Responses)."""
