@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
@@ -35,6 +35,7 @@ _INSERTS: Mapping[str, Callable[[sa.Table], sqlite.Insert | postgresql.Insert]] 
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,
 }
+_COLUMNS = tuple(field.name for field in fields(UsageRow))
 _MAX_TEXT = 200
 
 
@@ -48,7 +49,8 @@ class UsageRows:
         """Add the rows that are not there yet: a batch whose fate is unknown may be sent again."""
         if not rows:
             return
-        values = [asdict(row) for row in rows]
+        # Not asdict(), which copies deeply: on a busy gateway that was a tenth of all of its time (November 2026).
+        values = [{name: getattr(row, name) for name in _COLUMNS} for row in rows]
 
         async def work(connection: AsyncConnection) -> None:
             adding = _INSERTS[connection.dialect.name](usage).on_conflict_do_nothing(index_elements=["id"])
