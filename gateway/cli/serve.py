@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def command(config_path: Path) -> None:
     """Serve until SIGTERM or Ctrl-C, then let running answers finish. A second signal ends at once."""
     from gateway.config import load
+    from gateway.process import run
     from gateway.registry import resolve
-    from gateway.server import run
 
     run(load(config_path, resolve, os.environ), started=_say_where)
 

@@ -12,9 +12,9 @@ from gateway import registry
 from gateway.clock import SystemClock
 from gateway.config import load
 from gateway.contract import Secret
+from gateway.process import Gateway
 from gateway.security.keys import new_api_key
 from gateway.security.vault import KeyVault, new_master_key
-from gateway.server import Gateway
 from gateway.store.credentials import seal
 from gateway.store.store import Store
 
