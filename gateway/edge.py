@@ -165,12 +165,11 @@ class Edge:
                 ended = Ended.FAILED
                 sending.break_off(Refusal(503, "gateway_draining", "The gateway is shutting down."))
             raise
-        except ConnectionError:
-            pass  # the client left while we wrote: CLIENT_GONE
         except Exception as error:  # noqa: BLE001 - the rim: whatever we did wrong, the client must not take it for success
-            ended = Ended.FAILED
-            self._services.log.error("exchange failed", request=exchange.id, error=error)
-            sending.break_off(Refusal(500, "server_error", "The gateway failed."))
+            if not (isinstance(error, ConnectionError) and sending.client_is_gone):
+                ended = Ended.FAILED
+                self._services.log.error("exchange failed", request=exchange.id, error=error)
+                sending.break_off(Refusal(500, "server_error", "The gateway failed."))
         finally:
             cast("Connection", request.protocol).ended()
             self._finish(exchange, sending, ended)

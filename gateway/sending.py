@@ -98,8 +98,11 @@ class Sending:
 
         Raises Broken where the body breaks off, ConnectionError where the client is gone.
         """
-        if not self._request.content.is_eof():
-            response.force_close()  # the rest of an unwanted body must not be read as the next request
+        if not self._request.content.is_eof() or hdrs.TRANSFER_ENCODING in self._request.headers:
+            # 1. The rest of an unwanted body must not be read as the next request.
+            # 2. aiohttp's parser takes the last trailer of a chunked body for a header of the connection's next
+            #    request: behind a proxy that is another client's, and the trailer would speak in its name.
+            response.force_close()
         if isinstance(response, Relay):
             await self._relay(response, now)
         elif isinstance(response, Tunnel):
@@ -112,6 +115,12 @@ class Sending:
             body = response.body if isinstance(response, web.Response) else None
             self.bytes_out = len(body) if isinstance(body, bytes) else response.body_length
             self.reusable = bool(response.keep_alive)
+
+    @property
+    def client_is_gone(self) -> bool:
+        """Whether nobody is there any more to write to."""
+        transport = self._request.transport
+        return transport is None or transport.is_closing()
 
     def break_off(self, refusal: Refusal) -> None:
         """End what cannot be finished so that nobody takes it for whole; refuse where nothing was sent yet."""

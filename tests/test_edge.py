@@ -54,6 +54,12 @@ routes:
     chain:
       - {{use: "{module}:Record"}}
       - {{use: "{module}:Endless"}}
+  - name: break
+    listener: public
+    path: /break
+    chain:
+      - {{use: "{module}:Record"}}
+      - {{use: "{module}:Breaks"}}
 """
 
 
@@ -80,6 +86,21 @@ class Endless(Plugin):
             while True:
                 yield b"data: {}\n\n"
                 await asyncio.sleep(0.01)
+
+        return Relay(headers={"content-type": "text/event-stream"}, body=body())
+
+
+class Breaks(Plugin):
+    """Streams an event, and then its own source is gone."""
+
+    terminal: ClassVar[bool] = True
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Break off."""
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"data: {}\n\n"
+            raise ConnectionResetError
 
         return Relay(headers={"content-type": "text/event-stream"}, body=body())
 
@@ -235,6 +256,17 @@ async def test_broken_stream_never_looks_complete(tmp_path: Path, version: str, 
             assert await client.ended() == "reset"
         _, outcome = await Record.outcomes.get()
         assert (outcome.ended, outcome.code) == (Ended.UPSTREAM_BROKEN, "upstream_broken")
+
+
+async def test_layers_own_broken_source_is_not_a_gone_client(tmp_path: Path) -> None:
+    """F55: a ConnectionError out of a layer's stream ends it as a fault, with an error event, not in silence."""
+    async with before(silence, tmp_path) as (live, _), dial(live.url("")) as client:
+        await client.send(request(live, "/break"))
+        got = await client.message()
+        assert not got.complete
+        assert b"server_error" in got.body
+        _, outcome = await Record.outcomes.get()
+        assert outcome.ended is Ended.FAILED
 
 
 async def test_stream_without_its_terminator_is_broken(tmp_path: Path) -> None:
