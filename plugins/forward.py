@@ -313,7 +313,9 @@ def _named_by_connection(request: web.Request) -> frozenset[bytes]:
     values = request.headers.getall("connection", ())
     if not values:
         return frozenset()
-    return frozenset(name.strip().lower().encode("latin-1") for value in values for name in value.split(","))
+    # Decoded as aiohttp has it, back to the bytes that came: whatever a client writes here, it names at most a header.
+    raw = b",".join(value.encode("utf-8", "surrogateescape") for value in values)
+    return frozenset(name.strip(b" \t").lower() for name in raw.split(b","))
 
 
 def _listed(name: str, patterns: tuple[str, ...]) -> bool:

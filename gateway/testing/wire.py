@@ -177,6 +177,12 @@ class Wire(asyncio.Protocol):
         if part not in self.received:
             raise PeerGone(f"ended by {self.ending} before {part!r}: {bytes(self.received[-300:])!r}")
 
+    async def more(self) -> bytes:
+        """What was received after the last message, or the last call of this; waits for some. Empty: the peer ended."""
+        await self._until(lambda: len(self.received) > self._cursor or self.ending is not None)
+        start, self._cursor = self._cursor, len(self.received)
+        return bytes(self.received[start:])
+
     async def head(self) -> bytes:
         """The next message's head, blank line included. The cursor stays before it."""
         await self._until(lambda: self.received.find(_BLANK_LINE, self._cursor) >= 0 or self.ending is not None)
