@@ -139,7 +139,9 @@ class Wire(asyncio.Protocol):
         return self._transport
 
     async def send(self, data: bytes) -> None:
-        """Write, and wait while the peer does not read."""
+        """Write, and wait while the peer does not read. Raises PeerGone where the connection is closed already."""
+        if self.transport.is_closing():  # asyncio would drop the bytes, uvloop would raise RuntimeError
+            raise PeerGone(f"ended by {self.ending} before {data[:300]!r} was sent")
         self.transport.write(data)
         async with asyncio.timeout(self._deadline_s):
             await self._writable.wait()
@@ -183,6 +185,17 @@ class Wire(asyncio.Protocol):
         start, self._cursor = self._cursor, len(self.received)
         return bytes(self.received[start:])
 
+    async def take(self, size: int) -> AsyncIterator[bytes]:
+        """The next ``size`` bytes as they come, which are not kept. Fewer where the peer ends before."""
+        while size:
+            await self._until(lambda: len(self.received) > self._cursor or self.ending is not None)
+            piece = bytes(self.received[self._cursor : self._cursor + size])
+            if not piece:
+                return
+            del self.received[self._cursor : self._cursor + size]
+            size -= len(piece)
+            yield piece
+
     async def head(self) -> bytes:
         """The next message's head, blank line included. The cursor stays before it."""
         await self._until(lambda: self.received.find(_BLANK_LINE, self._cursor) >= 0 or self.ending is not None)
@@ -190,6 +203,10 @@ class Wire(asyncio.Protocol):
         if end < 0:
             raise PeerGone(f"ended by {self.ending} within a head: {bytes(self.received[self._cursor :])[:300]!r}")
         return bytes(self.received[self._cursor : end + 4])
+
+    def skip(self, size: int) -> None:
+        """Pass over bytes that were received: the head that was only looked at."""
+        self._cursor += size
 
     async def message(self, *, bodyless: bool = False) -> Message:
         """The next message, as far as it came: ``complete`` is False where the peer ended it early.
