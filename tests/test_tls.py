@@ -418,6 +418,7 @@ async def test_a_broken_renewal_changes_nothing(
     assert str(tmp_path) in line["problem"]
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # the loop that matters is the program's own
 async def test_sighup_reloads(tmp_path: Path, authority: Authority, pair: Pair) -> None:
     """F69: the command, on the event loop that it brings: told to, it serves the new certificate, and lives on."""
     await asyncio.to_thread(subprocess.run, [*GATEWAY, "init"], cwd=tmp_path, check=True, capture_output=True)
