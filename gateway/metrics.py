@@ -56,6 +56,7 @@ class PrometheusMetrics:
             name: Counter(f"gateway_{name}", text, labels, registry=self._registry)
             for name, (text, labels) in COUNTERS.items()
         }
+        self._children: dict[tuple[object, ...], Counter] = {}
         gauge = Gauge("gateway_in_flight", "Requests that have begun and not ended.", registry=self._registry)
         gauge.set_function(in_flight)
 
@@ -65,8 +66,13 @@ class PrometheusMetrics:
 
     def count(self, name: str, **labels: str) -> None:
         """Add one. Raises KeyError for a counter, ValueError for labels, that :data:`COUNTERS` does not declare."""
-        counter = self._counters[name]
-        (counter.labels(**labels) if labels else counter).inc()
+        key = (name, *labels.items())
+        child = self._children.get(key)
+        if child is None:
+            counter = self._counters[name]
+            # Kept, because finding it by its labels costs prometheus_client several times what counting costs.
+            child = self._children[key] = counter.labels(**labels) if labels else counter
+        child.inc()
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
