@@ -166,7 +166,9 @@ class Edge:
                 sending.break_off(Refusal(503, "gateway_draining", "The gateway is shutting down."))
             raise
         except Exception as error:  # noqa: BLE001 - the rim: whatever we did wrong, the client must not take it for success
-            if not (isinstance(error, ConnectionError) and sending.client_is_gone):
+            if isinstance(error, ConnectionError) and sending.client_is_gone:
+                ended = sending.ended or Ended.CLIENT_GONE
+            else:
                 ended = Ended.FAILED
                 self._services.log.error("exchange failed", request=exchange.id, error=error)
                 sending.break_off(Refusal(500, "server_error", "The gateway failed."))

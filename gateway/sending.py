@@ -12,6 +12,7 @@ the body broke off        server-sent events: the dialect's error event, then a 
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from contextlib import suppress
@@ -27,7 +28,6 @@ from gateway.errors import Refusal, UpstreamError
 from gateway.tunnel import Relaying
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterable, AsyncIterator, Callable
 
     from aiohttp.http import StreamWriter
@@ -89,7 +89,7 @@ class Sending:
         self.bytes_out = 0
         self.status = 0
         self.ended: Ended | None = None
-        """How a tunnel ended, where one of its sides said so."""
+        """How the answer ended, where its own words said so before its framing did."""
         self.reusable = False
         """Whether the client's connection may carry another request."""
 
@@ -190,6 +190,10 @@ class Sending:
                 relay.verify_end()
         except UpstreamError as error:
             raise Broken(Refusal(502, "upstream_broken", "The provider broke off its answer.")) from error
+        except (asyncio.CancelledError, ConnectionError):
+            # SDKs close at the dialect's last event, without waiting for the end of the framing: that is no leaving.
+            self.ended = Ended.COMPLETE if relay.is_over is not None and relay.is_over() else None
+            raise
         except Refusal as refusal:
             raise Broken(refusal) from refusal.__cause__
         if writer.length:

@@ -73,9 +73,10 @@ class Demo(Plugin):
         return Relay(headers=headers, body=self._paced(talk.events()))
 
     async def _paced(self, events: Iterable[bytes]) -> AsyncIterator[bytes]:
-        for event in events:
+        for number, event in enumerate(events):
+            if number:  # before, not after: the end of the answer must not lag behind its last event
+                await asyncio.sleep(self._pace_s)
             yield event
-            await asyncio.sleep(self._pace_s)
 
 
 def _is_known(method: str, path: str) -> bool:

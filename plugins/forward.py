@@ -215,6 +215,7 @@ class Forward(Plugin):
             watch = self._dialect.watch(exchange.path)
             sse.subscribe(relay, watch.on_event)
             relay.verify_end = partial(_verify, watch)
+            relay.is_over = partial(_is_over, watch)
             exchange.push(partial(_keep_stream_usage, exchange, watch))
         elif kind.startswith("application/json"):
             kept = _Kept()
@@ -340,6 +341,10 @@ def _verify(watch: StreamWatch) -> None:
     """The end of a stream is an end only with the dialect's own last event."""
     if not watch.complete:
         raise UpstreamBroken("the stream ended without the event that ends it")
+
+
+def _is_over(watch: StreamWatch) -> bool:
+    return watch.over
 
 
 def _add_usage(exchange: Exchange, dialect: ProviderDialect, message: bytes) -> None:

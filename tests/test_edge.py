@@ -258,6 +258,22 @@ async def test_broken_stream_never_looks_complete(tmp_path: Path, version: str, 
         assert (outcome.ended, outcome.code) == (Ended.UPSTREAM_BROKEN, "upstream_broken")
 
 
+async def test_leaving_at_the_last_event_is_no_leaving(tmp_path: Path) -> None:
+    """SDKs close at ``data: [DONE]``, without waiting for the last chunk: with the whole answer, and so it counts."""
+
+    async def script(wire: Wire) -> None:
+        await wire.message()
+        await wire.send(EVENTS + chunk(b'data: {"usage": {"prompt_tokens": 1}}\n\ndata: [DONE]\n\n'))
+
+    async with before(script, tmp_path) as (live, raw):
+        async with dial(live.url("")) as client:
+            await client.send(request(live, "/v1/chat/completions", method="POST"))
+            await client.holds(b"[DONE]")
+        _, outcome = await Record.outcomes.get()
+        assert (outcome.ended, outcome.status) == (Ended.COMPLETE, 200)
+        assert await (await raw.connection()).ended()
+
+
 async def test_layers_own_broken_source_is_not_a_gone_client(tmp_path: Path) -> None:
     """F55: a ConnectionError out of a layer's stream ends it as a fault, with an error event, not in silence."""
     async with before(silence, tmp_path) as (live, _), dial(live.url("")) as client:

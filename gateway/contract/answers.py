@@ -26,7 +26,8 @@ class Relay(web.StreamResponse):
     ``body`` yields the bytes. ``whole`` is the body where it is complete already: the edge then sends head and body in
     one write. ``verify_end`` is called after the last byte and raises
     :class:`~gateway.errors.UpstreamBroken` where the body, though its framing ended, is not a complete answer of its
-    dialect; the client then gets the dialect's error event and an unclean close instead of a clean end.
+    dialect; the client then gets the dialect's error event and an unclean close instead of a clean end. ``is_over``
+    says, before the framing ends, that the dialect's last event has passed: SDKs leave there, with the whole answer.
 
     Who creates a Relay keeps the duty to close what stands behind ``body``: push the closer to the exchange.
     """
@@ -39,11 +40,13 @@ class Relay(web.StreamResponse):
         body: AsyncIterable[bytes] | None = None,
         whole: bytes | None = None,
         verify_end: Callable[[], None] | None = None,
+        is_over: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__(status=status, headers=headers)
         self.body = body
         self.whole = whole
         self.verify_end = verify_end
+        self.is_over = is_over
         self.taps: list[Tap] = []
 
     def tap(self, observer: Tap) -> None:

@@ -42,6 +42,10 @@ class StreamWatch(Protocol):
         """
 
     @property
+    def over(self) -> bool:
+        """Whether the stream has said all: its terminator has passed, and nothing of worth can follow."""
+
+    @property
     def usage(self) -> Usage | None:
         """What the provider has reported so far."""
 

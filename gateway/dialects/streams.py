@@ -29,6 +29,7 @@ class Unwatched:
     """A kind of stream whose terminator is not known: it may end anywhere."""
 
     complete = True
+    over = False
     usage: Usage | None = None
 
     def on_event(self, event: Event) -> None:
@@ -51,6 +52,11 @@ class ChatWatch:
             self.complete = True
 
     @property
+    def over(self) -> bool:
+        """Whether the terminator has passed."""
+        return self.complete
+
+    @property
     def usage(self) -> Usage | None:
         """The usage of the last chunk that had one."""
         return read_usage(parse_object(self._reported)) if self._reported else None
@@ -68,6 +74,11 @@ class ResponsesWatch:
         if _kind(event) in _RESPONSE_ENDS or event.data.startswith(b"[DONE]"):
             self.complete = True
             self._last = self._last or event.data
+
+    @property
+    def over(self) -> bool:
+        """Whether the terminator has passed."""
+        return self.complete
 
     @property
     def usage(self) -> Usage | None:
@@ -93,6 +104,11 @@ class MessagesWatch:
             self._delta = event.data
         elif kind in _MESSAGE_ENDS:
             self.complete = True
+
+    @property
+    def over(self) -> bool:
+        """Whether the terminator has passed."""
+        return self.complete
 
     @property
     def usage(self) -> Usage | None:
