@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     import pytest
 
 _ON_BOTH = frozenset(
-    {"test_chain", "test_client_faults", "test_deadlines", "test_edge", "test_tls", "test_upstream", "test_websockets"}
+    {
+        "test_chain",
+        "test_client_faults",
+        "test_deadlines",
+        "test_default_chain",
+        "test_edge",
+        "test_tls",
+        "test_upstream",
+        "test_websockets",
+    }
 )
 
 

@@ -97,6 +97,11 @@ class RawUpstream:
         """``http://127.0.0.1:port``; ``https`` where it has TLS."""
         return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}"
 
+    @property
+    def scripts(self) -> set[asyncio.Task[None]]:
+        """The tasks that run the scripts of its connections."""
+        return set(self._scripts)
+
     async def connection(self, number: int = 0) -> Wire:
         """The connection of that number, in the order of accepting; waits until it exists."""
         async with asyncio.timeout(self._deadline_s), self._accepted:

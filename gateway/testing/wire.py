@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Ending = Literal["fin", "reset"]
 """How the peer ended its direction: an orderly FIN, or a reset."""
 
+AHEAD = 256 * 1024
+"""Bytes that :meth:`Wire.take` lets wait. One read may exceed it once."""
+
 _BLANK_LINE = b"\r\n\r\n"
 _BODYLESS = re.compile(rb"^HTTP/1\.[01] (?:1..|204|304)")
 
@@ -86,6 +89,7 @@ class Wire(asyncio.Protocol):
         self.ended_at: float | None = None
         self._deadline_s = deadline_s
         self._cursor = 0
+        self._ahead: int | None = None
         self._changed = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -103,6 +107,8 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Keep the bytes."""
         self.received += data
+        if self._ahead is not None and len(self.received) - self._cursor > self._ahead:
+            self.reading(False)
         self._changed.set()
 
     def eof_received(self) -> bool:
@@ -186,15 +192,22 @@ class Wire(asyncio.Protocol):
         return bytes(self.received[start:])
 
     async def take(self, size: int) -> AsyncIterator[bytes]:
-        """The next ``size`` bytes as they come, which are not kept. Fewer where the peer ends before."""
+        """The next ``size`` bytes as they come, which are not kept. Fewer where the peer ends before.
+
+        Meanwhile no more than ``AHEAD`` bytes are read ahead of whoever iterates.
+        """
+        self._ahead = AHEAD
         while size:
+            self.reading(True)
             await self._until(lambda: len(self.received) > self._cursor or self.ending is not None)
             piece = bytes(self.received[self._cursor : self._cursor + size])
             if not piece:
-                return
+                break
             del self.received[self._cursor : self._cursor + size]
             size -= len(piece)
             yield piece
+        self._ahead = None
+        self.reading(True)
 
     async def head(self) -> bytes:
         """The next message's head, blank line included. The cursor stays before it."""
