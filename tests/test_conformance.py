@@ -69,9 +69,10 @@ class TestRbacByModel(LayerConformance):
 
     chain: ClassVar[Sequence[Entry]] = [
         IDENTIFY,
-        {"rbac": {"allow": {"member": ["* /v1/**"]}, "models": {"member": ["conformance"]}, "max_json": "16MiB"}},
+        {"rbac": {"allow": {"member": ["* /v1/**"]}, "models": {"member": ["conformance"]}}},
     ]
-    memory: ClassVar[int] = 128 * 2**20
+    largest: ClassVar[int] = 4 * 2**20
+    memory: ClassVar[int] = 32 * 2**20
 
 
 class TestModels(LayerConformance):

@@ -17,44 +17,46 @@ fails.
 from __future__ import annotations
 
 import asyncio
-import gc
-import hashlib
 import json
-import tracemalloc
-from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 import aiohttp
-from aiohttp import web
 
-from gateway.contract import Ended, Exchange
+from gateway.contract import Ended
+from gateway.testing.measures import (
+    ENGINES,
+    EXCHANGES,
+    HANDSHAKE,
+    LARGE,
+    LAST,
+    MIB,
+    OK,
+    STREAM,
+    bounded_memory,
+    chunk,
+    closes,
+    digest,
+    digest_of,
+    error_of,
+    let_go,
+    names,
+    nothing_left,
+    pieces,
+    shown,
+    speaking_websocket,
+    streaming,
+)
 from gateway.testing.scene import STUMBLE, Scene, scene
 from gateway.testing.upstream import answering, silence
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from gateway.testing.scene import Entry
     from gateway.testing.upstream import Script
     from gateway.testing.wire import Message, Wire
-
-MIB = 2**20
-LARGE = 10 * MIB
-PIECE = 64 * 1024
-
-OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"ok": true}'
-STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-LAST = b"data: [DONE]\n\n"
-EXCHANGES = 30
-FEW = 3
-HANDSHAKE = (
-    "Connection: Upgrade",
-    "Upgrade: websocket",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-)
 
 
 class _Suite:
@@ -72,8 +74,11 @@ class _Suite:
     settings: ClassVar[Mapping[str, object]] = {}
     """More of ``gateway.yaml``, or other values of it: ``{"trusted_proxies": ["127.0.0.1"]}``."""
 
+    largest: ClassVar[int] = LARGE
+    """Bytes of the largest request that passes. Less only for a layer that reads bodies, up to a bound."""
+
     memory: ClassVar[int] = 4 * MIB
-    """Bytes that may be held while a body of 10 MiB passes."""
+    """Bytes that may be held while it passes, or while an answer of 10 MiB does."""
 
     method: ClassVar[str] = "POST"
     path: ClassVar[str] = "/v1/chat/completions"
@@ -90,23 +95,10 @@ class _Suite:
         key = f"Authorization: Bearer {it.live.key}"
         return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: gateway", key, *self.fields, *lines, "", ""]).encode()
 
-    def _large(self, it: Scene) -> tuple[bytes, int]:
-        """The head of a request whose body is :func:`pieces`, and the size of that."""
-        size = sum(map(len, pieces()))
-        return self._head(it, "POST", self.path, "Content-Type: application/json", f"Content-Length: {size}"), size
-
-    @contextmanager
-    def _in_bounded_memory(self) -> Iterator[None]:
-        """Let no more than ``memory`` be taken at any time, by whoever runs in this process."""
-        tracemalloc.start()
-        try:
-            before, _ = tracemalloc.get_traced_memory()
-            yield
-            _, most = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        held = most - before
-        assert held < self.memory, f"{held / MIB:.1f} MiB were held of a body of {LARGE / MIB:.0f} MiB"
+    def _large(self, it: Scene) -> bytes:
+        """The head of the largest request, whose body is :func:`pieces`."""
+        lines = ("Content-Type: application/json", f"Content-Length: {self.largest}")
+        return self._head(it, "POST", self.path, *lines)
 
     async def _still_serves(self, it: Scene, client: Wire) -> None:
         """What came before was framed well: the connection's next answer is one."""
@@ -146,7 +138,7 @@ class LayerConformance(_Suite):
             for number in range(2):
                 await client.send(self._ask(it))
                 got = await client.message()
-                assert (got.status, got.body) == (200, b'{"ok": true}'), f"not the provider's answer: {_shown(got)}"
+                assert (got.status, got.body) == (200, b'{"ok": true}'), f"not the provider's answer: {shown(got)}"
                 assert (await it.outcome(number)).ended is Ended.COMPLETE
 
     async def test_a_client_that_leaves_before_the_head(self, tmp_path: Path) -> None:
@@ -156,16 +148,16 @@ class LayerConformance(_Suite):
                 await client.send(self._ask(it))
                 upstream = await it.upstream.connection()
                 await upstream.message()
-            await _let_go(upstream)
+            await let_go(upstream)
             assert (await it.outcome()).ended is Ended.CLIENT_GONE
 
     async def test_a_client_that_leaves_in_mid_answer(self, tmp_path: Path) -> None:
         """The same when a part of the answer has gone out."""
-        async with self.scene(tmp_path, _streaming(b"data: 1\n\n")) as it:
+        async with self.scene(tmp_path, streaming(b"data: 1\n\n")) as it:
             async with it.client() as client:
                 await client.send(self._ask(it))
                 await client.holds(b"data: 1\n\n")
-            await _let_go(await it.upstream.connection())
+            await let_go(await it.upstream.connection())
             assert (await it.outcome()).ended is Ended.CLIENT_GONE
 
     async def test_a_client_that_leaves_in_mid_request(self, tmp_path: Path) -> None:
@@ -177,9 +169,8 @@ class LayerConformance(_Suite):
             await wire.send(OK)
 
         async with self.scene(tmp_path, script) as it:
-            head, _ = self._large(it)
             async with it.client() as client:
-                await client.send(head + next(pieces()))
+                await client.send(self._large(it) + bytes(self.largest // 2))
                 await it.ends.get(0)
             assert (await it.outcome()).ended is Ended.CLIENT_GONE
         assert not any(request.complete for request in arrived), "the upstream got a whole request from half of one"
@@ -194,17 +185,17 @@ class LayerConformance(_Suite):
         async with self.scene(tmp_path, script) as it, it.client() as client:
             await client.send(self._ask(it))
             got = await client.message()
-            assert got.status == 502, f"not 502 but {_shown(got)}"
-            assert _error(got)["code"].startswith("upstream_"), f"not the upstream's fault: {_shown(got)}"
+            assert got.status == 502, f"not 502 but {shown(got)}"
+            assert error_of(got)["code"].startswith("upstream_"), f"not the upstream's fault: {shown(got)}"
             assert (await it.outcome()).ended is Ended.COMPLETE
 
     async def test_a_stream_that_breaks(self, tmp_path: Path) -> None:
         """The client is told by an event, and its stream has no clean end."""
-        async with self.scene(tmp_path, _streaming(b"data: 1\n\n", breaks=True)) as it, it.client() as client:
+        async with self.scene(tmp_path, streaming(b"data: 1\n\n", breaks=True)) as it, it.client() as client:
             await client.send(self._ask(it))
             got = await client.message()
-            assert got.body.startswith(b"data: 1\n\n"), f"what came before the break is lost: {_shown(got)}"
-            assert b"upstream_broken" in got.body, f"no event tells of the break: {_shown(got)}"
+            assert got.body.startswith(b"data: 1\n\n"), f"what came before the break is lost: {shown(got)}"
+            assert b"upstream_broken" in got.body, f"no event tells of the break: {shown(got)}"
             assert not got.complete, "a broken stream looks complete"
             assert (await it.outcome()).ended is Ended.UPSTREAM_BROKEN
 
@@ -247,55 +238,55 @@ class LayerConformance(_Suite):
                     raise AssertionError(f"{event!r} is held back until more comes") from None
                 seen.set()
             got = await client.message()
-            assert (got.complete, got.body) == (True, b"".join(events) + LAST), f"changed: {_shown(got)}"
+            assert (got.complete, got.body) == (True, b"".join(events) + LAST), f"changed: {shown(got)}"
 
-    async def test_10_mib_up(self, tmp_path: Path) -> None:
-        """A large request arrives to the byte, and little of it is held on the way."""
+    async def test_a_large_request(self, tmp_path: Path) -> None:
+        """10 MiB arrive to the byte, and little of it is held on the way."""
         received = asyncio.get_running_loop().create_future()
 
         async def script(wire: Wire) -> None:
             wire.skip(len(await wire.head()))
-            received.set_result(await _digest(wire, size))
+            received.set_result(await digest(wire, self.largest))
             await wire.send(OK)
 
         async with self.scene(tmp_path, script) as it, it.client() as client:
-            head, size = self._large(it)
-            with self._in_bounded_memory():
-                await client.send(head)
-                for piece in pieces():
+            with bounded_memory(self.memory):
+                await client.send(self._large(it))
+                for piece in pieces(self.largest):
                     await client.send(piece)
                 got = await client.message()
-            assert got.status == 200, f"refused: {_shown(got)}"
-            assert await received == digest_of(pieces()), "the upstream got other bytes than the client sent"
+            assert got.status == 200, f"refused: {shown(got)}"
+            assert await received == digest_of(pieces(self.largest)), (
+                "the upstream got other bytes than the client sent"
+            )
 
-    async def test_10_mib_down(self, tmp_path: Path) -> None:
-        """A large answer arrives to the byte, and little of it is held on the way."""
-        size = sum(map(len, pieces()))
+    async def test_a_large_answer(self, tmp_path: Path) -> None:
+        """10 MiB arrive to the byte, and little of it is held on the way."""
 
         async def script(wire: Wire) -> None:
             await wire.message()
-            await wire.send(b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nContent-Length: %d\r\n\r\n" % size)
-            for piece in pieces():
+            await wire.send(b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nContent-Length: %d\r\n\r\n" % LARGE)
+            for piece in pieces(LARGE):
                 await wire.send(piece)
 
         async with self.scene(tmp_path, script) as it, it.client() as client:
-            with self._in_bounded_memory():
+            with bounded_memory(self.memory):
                 await client.send(self._ask(it))
                 client.skip(len(await client.head()))
-                received = await _digest(client, size)
-            assert received == digest_of(pieces()), "the client got other bytes than the upstream sent"
-            assert (await it.outcome()).bytes_out == size
+                received = await digest(client, LARGE)
+            assert received == digest_of(pieces(LARGE)), "the client got other bytes than the upstream sent"
+            assert (await it.outcome()).bytes_out == LARGE
 
     async def test_a_refusal_from_within_is_dressed(self, tmp_path: Path) -> None:
         """It passes as it was raised, in the caller's dialect, with the headers that the chain adds to any answer."""
         async with self.scene(tmp_path, answering(OK)) as it, it.client() as client:
             await client.send(self._ask(it))
-            added = _names(await client.message()) - _ENGINES
+            added = names(await client.message()) - ENGINES
             await client.send(self._ask(it, None, f"{STUMBLE}: refuse"))
             got = await client.message()
-            assert (got.status, _error(got)["code"]) == (429, "insufficient_quota"), f"another refusal: {_shown(got)}"
+            assert (got.status, error_of(got)["code"]) == (429, "insufficient_quota"), f"another refusal: {shown(got)}"
             assert got.value(b"retry-after") == b"7", "the refusal has lost a header"
-            missing = added - _names(got) - self.only_on_success
+            missing = added - names(got) - self.only_on_success
             assert not missing, f"added to answers and not to refusals: {', '.join(sorted(missing))}"
             await client.send(self._ask(it, None, f"{STUMBLE}: refuse", "anthropic-version: 2023-06-01"))
             assert json.loads((await client.message()).body)["type"] == "error", "not in Anthropic's words"
@@ -305,7 +296,7 @@ class LayerConformance(_Suite):
         async with self.scene(tmp_path, answering(OK)) as it, it.client() as client:
             await client.send(self._ask(it, None, f"{STUMBLE}: fail"))
             got = await client.message()
-            assert (got.status, _error(got)["code"]) == (500, "gateway_plugin_error"), f"swallowed: {_shown(got)}"
+            assert (got.status, error_of(got)["code"]) == (500, "gateway_plugin_error"), f"swallowed: {shown(got)}"
             assert got.value(b"x-request-id"), "no id to ask the operator about"
             assert b"said to nobody" not in client.received, "the exception's words reach the client"
 
@@ -321,19 +312,19 @@ class LayerConformance(_Suite):
             for method in ("HEAD", "OPTIONS"):
                 await client.send(self._ask(it, method))
                 got = await client.message(bodyless=method == "HEAD")
-                assert got.status < 500, f"{method} fails: {_shown(got)}"
+                assert got.status < 500, f"{method} fails: {shown(got)}"
                 await self._still_serves(it, client)
 
     async def test_websockets(self, tmp_path: Path) -> None:
         """They pass, messages both ways and the close; or the client is refused with a status that it can read."""
-        closes: asyncio.Queue[int | None] = asyncio.Queue()
-        async with _speaking_websocket(closes) as origin, self.scene(tmp_path, silence, origin=origin) as it:
+        closed: asyncio.Queue[int | None] = asyncio.Queue()
+        async with speaking_websocket(closed) as origin, self.scene(tmp_path, silence, origin=origin) as it:
             async with it.client() as client:
                 await client.send(self._head(it, "GET", "/v1/realtime?model=conformance", *HANDSHAKE))
                 got = await client.message()
             if got.status != 101:
-                assert 400 <= got.status < 500, f"no WebSocket, and no reason: {_shown(got)}"
-                assert _error(got)["message"], f"no words: {_shown(got)}"
+                assert 400 <= got.status < 500, f"no WebSocket, and no reason: {shown(got)}"
+                assert error_of(got)["message"], f"no words: {shown(got)}"
                 return
             fields = [line.partition(": ") for line in (f"Authorization: Bearer {it.live.key}", *self.fields)]
             async with (
@@ -346,7 +337,7 @@ class LayerConformance(_Suite):
                 assert await socket.receive_bytes() == b"\0\xff", "a message was lost or changed"
                 await socket.close(code=4001)
             assert (await it.outcome(1)).ended is Ended.COMPLETE
-            assert {await closes.get(), await closes.get()} == {1011, 4001}, "a close did not pass"
+            assert {await closed.get(), await closed.get()} == {1011, 4001}, "a close did not pass"
 
     async def test_nothing_is_left_of_an_exchange(self, tmp_path: Path) -> None:
         """It goes when it is over, without the garbage collector: cycles cost pauses that every client feels."""
@@ -355,7 +346,7 @@ class LayerConformance(_Suite):
             folder = tmp_path / str(len(answer))
             folder.mkdir()
             async with self.scene(folder, answering(answer)) as it:
-                with _nothing_left():
+                with nothing_left():
                     async with it.client() as client:
                         for _ in range(EXCHANGES):
                             await client.send(self._ask(it))
@@ -391,8 +382,8 @@ class TerminalConformance(_Suite):
                 async with it.client() as client:
                     await client.send(self._ask(it, method))
                     got = await client.message(bodyless=method == "HEAD")
-                    assert got.status < 500, f"{method} fails: {_shown(got)}"
-                    if not _closes(got):
+                    assert got.status < 500, f"{method} fails: {shown(got)}"
+                    if not closes(got):
                         await self._still_serves(it, client)
 
     async def test_a_client_that_leaves_at_once(self, tmp_path: Path) -> None:
@@ -414,30 +405,29 @@ class TerminalConformance(_Suite):
                 await client.more()
             assert (await it.outcome()).ended is Ended.CLIENT_GONE
 
-    async def test_10_mib_up(self, tmp_path: Path) -> None:
-        """A large request is answered or refused, and little of it is held."""
+    async def test_a_large_request(self, tmp_path: Path) -> None:
+        """10 MiB are answered or refused, and little of them is held."""
         async with self.scene(tmp_path) as it, it.client() as client:
-            head, _ = self._large(it)
-            with self._in_bounded_memory():
-                await client.send(head)
-                for piece in pieces():
+            with bounded_memory(self.memory):
+                await client.send(self._large(it))
+                for piece in pieces(self.largest):
                     if client.ending is None:
                         await client.send(piece)
                 got = await client.message()
-            assert got.status < 500, f"fails: {_shown(got)}"
+            assert got.status < 500, f"fails: {shown(got)}"
 
     async def test_websockets(self, tmp_path: Path) -> None:
         """Refused with a status that the client can read."""
         async with self.scene(tmp_path) as it, it.client() as client:
             await client.send(self._head(it, "GET", self.path, *HANDSHAKE))
             got = await client.message()
-            assert got.complete, f"not whole: {_shown(got)}"
-            assert got.status < 500, f"fails: {_shown(got)}"
+            assert got.complete, f"not whole: {shown(got)}"
+            assert got.status < 500, f"fails: {shown(got)}"
 
     async def test_nothing_is_left_of_an_exchange(self, tmp_path: Path) -> None:
         """It goes when it is over, without the garbage collector: cycles cost pauses that every client feels."""
         async with self.scene(tmp_path) as it:
-            with _nothing_left():
+            with nothing_left():
                 await self._answers(it, EXCHANGES)
                 await it.settle()
 
@@ -449,127 +439,6 @@ class TerminalConformance(_Suite):
                 while times and not closing:
                     await client.send(self._ask(it))
                     got = await client.message()
-                    assert got.complete, f"not whole: {_shown(got)}"
-                    assert got.status < 500, f"fails: {_shown(got)}"
-                    times, closing = times - 1, _closes(got)
-
-
-# ── What they measure with ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def chunk(data: bytes) -> bytes:
-    """A chunk of a chunked body; of nothing, its end."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def pieces() -> Iterator[bytes]:
-    """10 MiB of JSON in pieces, no two alike."""
-    yield b'{"model": "conformance", "messages": [], "filler": "'
-    for number in range(LARGE // PIECE):
-        yield hashlib.sha256(b"%d" % number).hexdigest().encode() * (PIECE // 64)
-    yield b'"}'
-
-
-def digest_of(parts: Iterator[bytes]) -> bytes:
-    """What all of it is known by."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
-
-
-async def _digest(wire: Wire, size: int) -> bytes:
-    """The same of the next bytes of a connection."""
-    digest = hashlib.sha256()
-    async for part in wire.take(size):
-        digest.update(part)
-    return digest.digest()
-
-
-def _streaming(event: bytes, *, breaks: bool = False) -> Script:
-    """Begin a stream; then wait, or break it once the event is out."""
-
-    async def script(wire: Wire) -> None:
-        await wire.message()
-        await wire.send(STREAM + chunk(event))
-        if breaks:
-            wire.finish()
-
-    return script
-
-
-@asynccontextmanager
-async def _speaking_websocket(closes: asyncio.Queue[int | None]) -> AsyncIterator[str]:
-    """An upstream that echoes messages, and tells with which code each connection was closed."""
-
-    async def echo(request: web.BaseRequest) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        async for message in socket:
-            await socket.send_frame(message.data.encode() if message.type is text else message.data, message.type)
-        closes.put_nowait(socket.close_code)
-        return socket
-
-    text = aiohttp.WSMsgType.TEXT
-    runner = web.ServerRunner(web.Server(echo))
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-async def _let_go(upstream: Wire) -> None:
-    """See that the gateway has closed a connection whose answer nobody waits for."""
-    try:
-        await upstream.ended()
-    except TimeoutError:
-        raise AssertionError("the upstream's connection is still open though the client has left") from None
-
-
-@contextmanager
-def _nothing_left() -> Iterator[None]:
-    """See that exchanges go without the collector. The connection's last one may still be in somebody's hands."""
-    gc.collect()
-    before = _alive()
-    gc.disable()
-    try:
-        yield
-        left = _alive() - before
-    finally:
-        gc.enable()
-    assert left <= FEW, f"{left} exchanges of {EXCHANGES} are left to the garbage collector: something holds a cycle"
-
-
-def _alive() -> int:
-    return sum(type(it) is Exchange for it in gc.get_objects())
-
-
-_ENGINES = frozenset(
-    {"connection", "content-length", "content-type", "date", "transfer-encoding", "x-gateway-error", "x-request-id"}
-)
-"""Headers that are no layer's."""
-
-
-def _names(message: Message) -> frozenset[str]:
-    return frozenset(name.decode().lower() for name, _ in message.headers)
-
-
-def _error(message: Message) -> dict[str, str]:
-    """The error that an answer tells of, in OpenAI's words."""
-    try:
-        error: dict[str, str] = json.loads(message.body)["error"]
-    except (ValueError, KeyError, TypeError):
-        raise AssertionError(f"no error that a client could read: {_shown(message)}") from None
-    return error
-
-
-def _closes(message: Message) -> bool:
-    """Whether the connection ends with this answer."""
-    return b"close" in message.values(b"connection")
-
-
-def _shown(message: Message) -> str:
-    """An answer, short enough for a line."""
-    return f"{message.start_line.decode()}, {message.body[:200]!r}"
+                    assert got.complete, f"not whole: {shown(got)}"
+                    assert got.status < 500, f"fails: {shown(got)}"
+                    times, closing = times - 1, closes(got)

@@ -224,8 +224,8 @@ BROKEN = [
     (Smooths, "a_stream_that_breaks"),
     (Smooths, "an_answer_that_breaks"),
     (Buffers, "no_byte_is_delayed"),
-    (ReadsAll, "10_mib_up"),
-    (Buffers, "10_mib_down"),
+    (ReadsAll, "a_large_request"),
+    (Buffers, "a_large_answer"),
     (Undresses, "a_refusal_from_within_is_dressed"),
     (Beautifies, "a_refusal_from_within_is_dressed"),
     (Beautifies, "a_failure_from_within_says_nothing"),
@@ -235,7 +235,7 @@ BROKEN = [
     (Forgets, "an_answer_passes"),
     (FinishesEarly, "an_answer_passes"),
 ]
-BROKEN_ENDS = ["other_methods", "10_mib_up", "websockets", "nothing_is_left_of_an_exchange"]
+BROKEN_ENDS = ["other_methods", "a_large_request", "websockets", "nothing_is_left_of_an_exchange"]
 
 
 @pytest.fixture(autouse=True)
