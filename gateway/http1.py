@@ -418,7 +418,6 @@ class Connection(asyncio.Protocol):
         answer, self._answer = self._answer, None
         if answer is None:
             return
-        self.deadline = _FOREVER
         self.resume()
         self.deadline = _FOREVER
         answer.end(None)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from multidict import CIMultiDict
 
     from gateway.contract import Exchange, Tunnel
-    from gateway.contract.answers import Tap
 
 NORMAL, NO_STATUS, INTERNAL, RESTART = 1000, 1005, 1011, 1012
 _SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
@@ -172,7 +171,6 @@ class Relaying:
                     continue
                 await tunnel.upstream.send_frame(message.data, message.type)
                 self.bytes_up += len(message.data)
-                self._observe(tunnel.taps_up, message.data)
             elif message.type in _CONTROLS:
                 await tunnel.upstream.send_frame(message.data, message.type)
             else:
@@ -185,7 +183,7 @@ class Relaying:
             if message.type in _MESSAGES:
                 await tunnel.send_frame(message.data, message.type)
                 self.bytes_down += len(message.data)
-                self._observe(tunnel.taps, message.data)
+                self._observe(message.data)
             elif message.type in _CONTROLS:
                 await tunnel.send_frame(message.data, message.type)
             else:
@@ -204,7 +202,8 @@ class Relaying:
             return False
         return True
 
-    def _observe(self, taps: list[Tap], data: bytes) -> None:
+    def _observe(self, data: bytes) -> None:
+        taps = self._tunnel.taps
         for tap in tuple(taps):
             try:
                 tap(data)

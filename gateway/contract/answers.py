@@ -65,8 +65,8 @@ class Tunnel(web.WebSocketResponse[Literal[False]]):
     """A WebSocket between the client and an upstream that has been dialled already. The edge prepares and runs it.
 
     Messages pass one by one, each as it is: text stays the bytes that came. ``asks`` says which of the client's
-    messages ask for an answer; those, and no others, are shown to the admissions first. ``tap`` and ``tap_up`` observe
-    what the upstream and the client have said, after it was passed on. ``max_message_bytes`` bounds a message either
+    messages ask for an answer; those, and no others, are shown to the admissions first. ``tap`` observes
+    what the upstream has said, after it was passed on. ``max_message_bytes`` bounds a message either
     way.
 
     Who creates a Tunnel keeps the duty to close ``upstream``: push a closer to the exchange.
@@ -88,7 +88,6 @@ class Tunnel(web.WebSocketResponse[Literal[False]]):
         self.asks = asks
         self.admissions: list[Admission] = []
         self.taps: list[Tap] = []
-        self.taps_up: list[Tap] = []
         self.said: int | None = None
         """The code with which the client was told the end; None while it was not."""
 
@@ -105,10 +104,6 @@ class Tunnel(web.WebSocketResponse[Literal[False]]):
     def tap(self, observer: Tap) -> None:
         """Show ``observer`` every message of the upstream after it was passed on."""
         self.taps.append(observer)
-
-    def tap_up(self, observer: Tap) -> None:
-        """Show ``observer`` every message of the client after it was passed on."""
-        self.taps_up.append(observer)
 
 
 class Peer(Protocol):
